@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""Linux namespaces for Python: correct in threads, never failing open, telling which step failed and why.
+
+The modules, from the words to the kernel:
+
+=============  =============================================================================
+``_types``     NamespaceType: the table of the eight types
+``_native``    the list to the C core (``_native.c``), which performs it
+``_switch``    the calling thread to other namespaces and back
+``_handle``    NamespaceHandle: owns an fd on a namespace; open, current
+``_enter``     enter, setns, unshare
+``_errors``    NamespaceError: the step, the errno, the usual remedy
+=============  =============================================================================
+
+Names are loaded when they are first used (PEP 562), so that ``import nsapi`` costs next to nothing.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nsapi._enter import enter as enter
+    from nsapi._enter import setns as setns
+    from nsapi._enter import unshare as unshare
+    from nsapi._errors import NamespaceError as NamespaceError
+    from nsapi._errors import NamespaceRestoreError as NamespaceRestoreError
+    from nsapi._errors import Unsupported as Unsupported
+    from nsapi._handle import NamespaceHandle as NamespaceHandle
+    from nsapi._handle import current as current
+    from nsapi._handle import open as open
+    from nsapi._types import NamespaceType as NamespaceType
+    from nsapi._types import is_namespace_supported as is_namespace_supported
+    from nsapi._types import namespace_types as namespace_types
+    from nsapi._types import ns_name as ns_name
+
+_HOMES = {
+    "_types": ("NamespaceType", "namespace_types", "ns_name", "is_namespace_supported"),
+    "_errors": ("NamespaceError", "NamespaceRestoreError", "Unsupported"),
+    "_handle": ("NamespaceHandle", "open", "current"),
+    "_enter": ("enter", "setns", "unshare"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+#: Star-import leaves out ``open``, which would hide the built-in.
+__all__ = sorted(_HOME_OF.keys() - {"open"})
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module, once."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"nsapi.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *_HOME_OF})

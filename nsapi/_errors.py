@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MIT
+"""What went wrong, at which step, and what usually helps: the one home of advice."""
+
+from __future__ import annotations
+
+import os
+from errno import (
+    EACCES,
+    EBUSY,
+    EINVAL,
+    ENOENT,
+    ENOEXEC,
+    ENOMEM,
+    ENOSPC,
+    ENOSYS,
+    EPERM,
+    ERANGE,
+    ESRCH,
+    EUSERS,
+    EXDEV,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from nsapi._types import NamespaceType
+
+
+class NamespaceError(OSError):
+    """A step of a plan failed, or was refused before the kernel could do worse.
+
+    It is an :class:`OSError`, and also an instance of the built-in class for its errno (``FileNotFoundError``,
+    ``PermissionError``, ``ProcessLookupError`` …), so existing ``except`` clauses work. It pickles whole.
+
+    ``step``
+        the words of the step that failed, as ``"unshare user"``; ``"check"`` where nsapi refused before any call
+    ``index``, ``total``
+        the place of the step in its plan, counted from 0, and the number of steps; None without a plan
+    ``type``
+        the :class:`NamespaceType` concerned, where it is one
+    ``path``
+        the target or file as given, where there is one (``filename`` is the same)
+    ``hint``
+        what usually is the cause or the remedy, or None
+    """
+
+    step: str | None
+    index: int | None
+    total: int | None
+    type: NamespaceType | None
+    path: str | None
+    hint: str | None
+
+    def __new__(
+        cls, errnum: int, strerror: str | None = None, filename: str | None = None, **facts: Any
+    ) -> NamespaceError:
+        """Make an instance that is also of the built-in class for *errnum*."""
+        return super().__new__(_also_builtin(cls, errnum), errnum, strerror or os.strerror(errnum), filename)
+
+    def __init__(
+        self,
+        errnum: int,
+        strerror: str | None = None,
+        filename: str | None = None,
+        *,
+        step: str | None = None,
+        index: int | None = None,
+        total: int | None = None,
+        type: NamespaceType | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.step, self.index, self.total = step, index, total
+        self.type, self.path, self.hint = type, filename, hint
+
+    def __str__(self) -> str:
+        text = f"[Errno {self.errno}] {self.strerror}"
+        if self.step is not None:
+            text += f": {self.step}"
+        if self.index is not None:
+            text += f" (step {self.index + 1} of {self.total})"
+        if self.filename is not None and self.filename not in (self.step or ""):
+            text += f": {self.filename!r}"
+        return f"{text} — {self.hint}" if self.hint else text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Give back what :func:`_rebuild` needs; the class made for the errno has no importable name."""
+        named = next(cls for cls in type(self).__mro__ if cls.__dict__.get("_named", False) or cls is NamespaceError)
+        facts = {name: getattr(self, name) for name in ("step", "index", "total", "type", "hint")}
+        return _rebuild, (named, self.errno, self.strerror, self.filename, facts, getattr(self, "__notes__", []))
+
+
+class Unsupported(NamespaceError):
+    """This kernel, platform or version of nsapi cannot do it; errno is ENOSYS."""
+
+    _named = True
+
+
+class NamespaceRestoreError(NamespaceError):
+    """The calling thread could not go back to where it was, and is lost.
+
+    Whatever it does now happens in the namespaces it was in; it refuses every further ``enter``. Let it end.
+    """
+
+    _named = True
+
+
+_combined: dict[tuple[type[NamespaceError], type[OSError]], type[NamespaceError]] = {}
+
+
+def _also_builtin(cls: type[NamespaceError], errnum: int) -> type[NamespaceError]:
+    builtin = type(OSError(errnum, ""))
+    if issubclass(cls, builtin):
+        return cls
+    if (cls, builtin) not in _combined:
+        names = {"__module__": cls.__module__, "__doc__": cls.__doc__, "_named": False}
+        _combined[cls, builtin] = type(cls.__name__, (cls, builtin), names)
+    return _combined[cls, builtin]
+
+
+def _rebuild(
+    cls: type[NamespaceError],
+    errnum: int,
+    strerror: str | None,
+    filename: str | None,
+    facts: dict[str, Any],
+    notes: list[str],
+) -> NamespaceError:
+    error = cls(errnum, strerror, filename, **facts)
+    if notes:
+        error.__notes__ = notes
+    return error
+
+
+def refused(errnum: int, why: str, *, filename: str | None = None, type: NamespaceType | None = None) -> NamespaceError:
+    """Answer, before any system call, what the kernel would answer, and say why."""
+    return NamespaceError(errnum, None, filename, step="check", type=type, hint=why)
+
+
+def unsupported(why: str) -> Unsupported:
+    """Say what cannot be done here, and why."""
+    return Unsupported(ENOSYS, None, None, step="check", hint=why)
+
+
+# ---- hints ----
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def thread_count() -> int:
+    """Count the threads of this process, those that Python does not know too; 0 where /proc does not tell."""
+    try:
+        return os.stat("/proc/self/task").st_nlink - 2
+    except OSError:
+        return 0
+
+
+def threads() -> str:
+    """Say how many threads there are: ``"this process has 3 threads"``."""
+    count = thread_count()
+    return f"this process has {count or 'several'} thread{'' if count == 1 else 's'}"
+
+
+def _no_space(types: tuple[str, ...]) -> str | None:
+    for name in types:
+        if _read(f"/proc/sys/user/max_{name}_namespaces") == "0":
+            return f"user.max_{name}_namespaces is 0"
+    limits = ", ".join(f"user.max_{name}_namespaces is {_read(f'/proc/sys/user/max_{name}_namespaces')}" for name in types)
+    return f"a limit is reached ({limits}), or user or pid namespaces are nested 33 deep"
+
+
+def _may_not_create(types: tuple[str, ...]) -> str | None:
+    if "user" not in types:
+        return "needs CAP_SYS_ADMIN; add 'user' to the namespaces to make them without privilege"
+    if _read("/proc/sys/kernel/unprivileged_userns_clone") == "0":
+        return "kernel.unprivileged_userns_clone is 0: this host allows user namespaces to root only"
+    if _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
+        return "kernel.apparmor_restrict_unprivileged_userns is 1: AppArmor allows user namespaces to listed programs only"
+    return "user namespaces are refused in a chroot, to a user without a map, or by the host's policy (seccomp, LSM)"
+
+
+def _may_not_map(types: tuple[str, ...]) -> str | None:
+    if _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
+        return _may_not_create(("user",))
+    return "without privilege a map holds the caller's own id only, and a gid map needs setgroups='deny'"
+
+
+def _threads(types: tuple[str, ...]) -> str | None:
+    if "user" in types and thread_count() > 1:
+        return f"{threads()}, and the kernel moves only single-threaded ones: use run or Popen"
+    if "mnt" in types and thread_count() > 1:
+        return f"{threads()} that share root and cwd: pass unshare_fs=True, or use run or Popen"
+    if "pid" in types:
+        return "the pid namespace for children is set already, or is not a descendant of the caller's"
+    if "user" in types:
+        return "a process cannot join the user namespace it is in"
+    return None
+
+
+def _always(text: str) -> Callable[[tuple[str, ...]], str | None]:
+    return lambda types: text
+
+
+_DEAD = "the process has ended; its pid may already be another's"
+_MAKE = ("clone", "unshare")
+_JOIN = ("setns", "return", "return_fs")
+_ID_MAPS = ("write uid_map", "write gid_map", "write setgroups")
+_Row = tuple[int, tuple[str, ...], "Callable[[tuple[str, ...]], str | None]"]
+
+# errno, the steps it may come from (by name of the step or by its words), advice
+_HINTS: tuple[_Row, ...] = (
+    (ENOSPC, _MAKE, _no_space),
+    (EPERM, _MAKE, _may_not_create),
+    (EPERM, _JOIN, _always("needs CAP_SYS_ADMIN here and in the user namespace that owns the target (mnt: CAP_SYS_CHROOT too)")),
+    (EPERM, _ID_MAPS, _may_not_map),
+    (EACCES, _ID_MAPS, _always("/proc/PID/uid_map belongs to root where the process is not dumpable")),
+    (EINVAL, (*_MAKE, *_JOIN), _threads),
+    (EUSERS, _JOIN, _always("a time namespace is entered by single-threaded processes only: use run or Popen")),
+    (ENOMEM, ("clone",), _always("pid 1 of the pid namespace for children has ended; nothing can be started there")),
+    (EBUSY, ("clone",), _always("a cgroup with controllers for its children takes no processes itself: name a leaf")),
+    (EPERM, ("mount /proc",), _always("parts of /proc are covered here, as in a container, and the kernel shows no fuller one: mounts=[] keeps the old")),
+    (EINVAL, ("mount",), _always('"/" is no mount point here, as in a chroot: propagation="unchanged" leaves it')),
+    (EXDEV, ("write", "open_own"), _always("something that is not procfs is mounted over /proc")),
+    (EPERM, ("prlimit",), _always("raising a hard limit needs CAP_SYS_RESOURCE in the initial user namespace")),
+    (EACCES, ("write oom_score_adj",), _always("lowering it needs CAP_SYS_RESOURCE in the initial user namespace")),
+    (ERANGE, ("write timens_offsets",), _always("with this offset the clock would be negative or too large")),
+    (EPERM, ("cap_bound", "capset", "cap_ambient"), _always("a capability that the process does not have cannot be given; dropping bounding ones needs CAP_SETPCAP")),
+    (ENOENT, ("exec",), _always("no such program inside: PATH and the path are looked up after root and mounts; a script's interpreter may be missing")),
+    (EACCES, ("exec",), _always("not executable for this user inside, or on a noexec mount")),
+    (ENOEXEC, ("exec",), _always("neither a program for this machine nor a script that begins with #!")),
+    (ESRCH, ("setns", "open", "pidfd_open"), _always(_DEAD)),
+    (EACCES, ("open",), _always("the namespaces of another user's process need CAP_SYS_PTRACE")),
+    (ESRCH, ("pdeathsig",), _always("the parent has ended already")),
+)  # fmt: skip
+
+
+def hint(errnum: int, op: str, words: str = "", types: tuple[str, ...] = ()) -> str | None:
+    """Find the usual cause of *errnum* at a step: named *op*, described by *words*, about *types*."""
+    for row_errnum, ops, advice in _HINTS:
+        if row_errnum == errnum and (op in ops or words in ops):
+            return advice(types)
+    return None

@@ -1,0 +1,515 @@
+# SPDX-License-Identifier: MIT
+"""NamespaceHandle, the owner of an fd on a namespace; how one is opened, and what a target may be."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from _thread import allocate_lock
+from errno import EACCES, EBADF, ECHILD, EINVAL, ENOENT, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, ESRCH
+from io import open as io_open
+
+from nsapi import _native, _switch
+from nsapi._errors import NamespaceError, hint, refused, unsupported
+from nsapi._native import Program, State
+from nsapi._types import NamespaceType, names_of, parse_types, types_in
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any
+
+    from typing_extensions import Self
+
+    from nsapi._enter import Entering
+
+#: Where ip-netns(8) keeps its names.
+NETNS_DIR = "/run/netns"
+_OLD_KERNEL = (EINVAL, ENOTTY, ENOSYS, EOPNOTSUPP)
+
+
+class NamespaceHandle:
+    """Owns an open fd on one namespace, which keeps that namespace alive; made by :func:`open` and :func:`current`.
+
+    ``with handle:`` runs the block inside, for the calling thread only, and does *not* close the handle. It nests, may be
+    repeated, and many threads may do it at once. What it promises for each type is said at :func:`enter`.
+
+    Two handles are equal when they are on the same namespace. One that is never closed warns (ResourceWarning) and closes
+    itself; after :meth:`close`, :attr:`type`, :attr:`id`, equality and hash remain.
+    """
+
+    __slots__ = ("__weakref__", "_closed", "_fd", "_id", "_kin", "_lock", "_programs", "_type", "_users", "_words")
+
+    _closed: bool
+
+    def __init__(self, fd: int, words: str, type: NamespaceType | None = None) -> None:
+        # Owns fd from here on, also when it is refused.
+        self._closed, self._fd, self._users, self._lock = False, fd, 0, allocate_lock()
+        self._kin: dict[str, NamespaceHandle | None] = {}
+        self._programs: tuple[Program, Program] | None = None
+        self._words = words
+        try:
+            self._type = _type_of(fd, words)
+            if type is not None and type is not self._type:
+                raise refused(
+                    EINVAL,
+                    f"it is a {self._type.proc_name} namespace, and {type.proc_name} was asked for",
+                    filename=words,
+                    type=type,
+                )
+            status = os.fstat(fd)
+            self._id = status.st_dev, status.st_ino
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Self:
+        """Duplicate *fd*, an open nsfs file; the caller's stays the caller's. EBADF or EINVAL for another file."""
+        if isinstance(fd, bool) or not isinstance(fd, int):
+            raise TypeError(f"fd: {fd!r} is no file descriptor")
+        return cls(_duplicate(fd), f"fd {fd}")
+
+    @property
+    def type(self) -> NamespaceType:
+        """The type of the namespace."""
+        return self._type
+
+    @property
+    def id(self) -> tuple[int, int]:
+        """Device and inode, the namespace's identity while anything keeps it alive; lsns(8) shows the second."""
+        return self._id
+
+    @property
+    def ns_id(self) -> int | None:
+        """The kernel's 64-bit id, never used twice until reboot (NS_GET_ID, Linux 6.18); None where it tells none."""
+        self._borrow()
+        try:
+            answer = _native.ioctl_u64(self._fd, "NS_GET_ID")
+            if answer < 0 and self._type is NamespaceType.MNT:
+                answer = _native.ioctl_u64(self._fd, "NS_GET_MNTNS_ID")  # Linux 6.8
+            return answer if answer >= 0 else None
+        finally:
+            self._release()
+
+    @property
+    def owner(self) -> NamespaceHandle | None:
+        """The user namespace that owns this one, for a user namespace its parent: NS_GET_USERNS of ioctl_nsfs(2).
+
+        The handle is kept, and closed by this one. None where the kernel hides it: outside the caller's own.
+        """
+        return self._relative("NS_GET_USERNS", "owner")
+
+    @property
+    def parent(self) -> NamespaceHandle | None:
+        """The parent of a pid or user namespace: NS_GET_PARENT. Kept and closed by this one.
+
+        None where the kernel hides it, and for the types that have no parent.
+        """
+        if self._type not in (NamespaceType.PID, NamespaceType.USER):
+            return None
+        return self._relative("NS_GET_PARENT", "parent")
+
+    @property
+    def owner_uid(self) -> int | None:
+        """The uid, as the caller sees it, that made this user namespace: NS_GET_OWNER_UID. None for other types.
+
+        For those, ask ``handle.owner.owner_uid``.
+        """
+        if self._type is not NamespaceType.USER:
+            return None
+        self._borrow()
+        try:
+            answer = _native.ioctl_u32(self._fd, "NS_GET_OWNER_UID")
+        finally:
+            self._release()
+        if answer < 0:
+            raise NamespaceError(-answer, None, self._words, step="NS_GET_OWNER_UID", type=self._type)
+        return answer
+
+    def _relative(self, request: str, name: str) -> NamespaceHandle | None:
+        self._borrow()
+        try:
+            if name not in self._kin:
+                fd = _native.ioctl(self._fd, request)
+                if fd < 0 and fd != -EPERM:
+                    raise NamespaceError(-fd, None, self._words, step=request, type=self._type)
+                words = f"{name} of {self._words}"
+                found = None if fd < 0 else NamespaceHandle(fd, words)
+                with self._lock:
+                    kept = self._kin.setdefault(name, found)
+                if found is not None and kept is not found:  # another thread was faster
+                    found.close()
+            return self._kin[name]
+        finally:
+            self._release()
+
+    def fileno(self) -> int:
+        """Lend the fd. ValueError after :meth:`close`."""
+        if self._closed:
+            raise ValueError(f"the handle on {self!r} is closed")
+        return self._fd
+
+    def enter(self, *, unshare_fs: bool = False) -> Entering[NamespaceHandle]:
+        """Make a context manager that enters: as ``nsapi.enter(handle)``."""
+        from nsapi._enter import enter
+
+        return enter(self, unshare_fs=unshare_fs)
+
+    def close(self) -> None:
+        """Close the fd, and those of :attr:`owner` and :attr:`parent`. More than once is no error.
+
+        A call that is using the fd in another thread keeps it to its own end, so that its number is not reused meanwhile.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            fd = self._take_unused()
+            kin = list(self._kin.values())
+        for each in kin:
+            if each is not None:
+                each.close()
+        if fd >= 0:
+            os.close(fd)
+
+    def _take_unused(self) -> int:
+        """Hand out the fd to be closed, if nobody uses it any more. With the lock held."""
+        if self._users or self._fd < 0:
+            return -1
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def _borrow(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"the handle on {self!r} is closed")
+            self._users += 1
+
+    def _release(self) -> None:
+        with self._lock:
+            self._users -= 1
+            fd = self._take_unused() if self._closed else -1
+        if fd >= 0:
+            os.close(fd)
+
+    def duplicate(self) -> NamespaceHandle:
+        """Make an independent handle on the same namespace."""
+        self._borrow()
+        try:
+            return NamespaceHandle(_duplicate(self._fd), self._words)
+        finally:
+            self._release()
+
+    def __enter__(self) -> Self:
+        self._borrow()
+        try:
+            if self._programs is None:
+                self._programs = _switch.programs([_switch.Move((self._type,), self._fd, self._words)])
+            if self._type not in _ALWAYS_ENTERABLE:
+                _switch.check((self._type,), unshare_fs=False)
+            _switch.enter(self, *self._programs)
+        finally:
+            self._release()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _switch.leave(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self._id == other._id if isinstance(other, NamespaceHandle) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+    def __repr__(self) -> str:
+        closed = " closed" if self._closed else ""
+        return f"<NamespaceHandle {self._type.proc_name}:[{self._id[1]}]{closed}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a NamespaceHandle owns an fd of this process and cannot be pickled or copied")
+
+    def __del__(self, _warn: Any = None) -> None:
+        if not getattr(self, "_closed", True):
+            import warnings
+
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()
+
+
+_ALWAYS_ENTERABLE = tuple(each for each in _switch.ENTERABLE if each is not NamespaceType.MNT)
+
+
+def _duplicate(fd: int) -> int:
+    try:
+        return os.dup(fd)  # close-on-exec (PEP 446)
+    except OSError as error:
+        raise NamespaceError(error.errno or EBADF, None, f"fd {fd}", step="dup") from None
+    except OverflowError:
+        raise NamespaceError(EBADF, None, f"fd {fd}", step="dup") from None
+
+
+def _type_of(fd: int, words: str) -> NamespaceType:
+    """Ask the kernel, but only where it is nsfs: elsewhere the ioctl's number may mean anything."""
+    if _native.fs_magic(fd) != _native.constant("NSFS_MAGIC"):
+        raise refused(EINVAL, "it is no namespace (not a file of nsfs)", filename=words)
+    return types_in(_native.ioctl(fd, "NS_GET_NSTYPE"))[0]
+
+
+class Target:
+    """What a verb was pointed at: a process, pinned by a pidfd, or one namespace. Owns its fd; ``with`` closes it."""
+
+    __slots__ = ("fd", "is_process", "pid", "words")
+
+    def __init__(self, fd: int, words: str, *, is_process: bool = False, pid: int = 0) -> None:
+        self.fd, self.words, self.is_process, self.pid = fd, words, is_process, pid
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def open(self, type: NamespaceType | None) -> NamespaceHandle:
+        """Open the process's namespace of *type*, or the one namespace, which must be of *type* if that is given."""
+        if not self.is_process:
+            return NamespaceHandle(_duplicate(self.fd), self.words, type)
+        if type is None:
+            raise TypeError(
+                f"type: {self.words} has a namespace of each type: name {names_of(NamespaceType).replace(',', ', ')}"
+            )
+        fd = _native.ioctl(self.fd, f"PIDFD_GET_{type.proc_name.upper()}_NAMESPACE")
+        if -fd in _OLD_KERNEL:  # before Linux 6.11
+            fd = self._open_in_proc(type)
+        if fd < 0:
+            why = hint(-fd, "open")
+            raise NamespaceError(
+                -fd, None, self.words, step=f"open the {type.proc_name} namespace of {self.words}", type=type, hint=why
+            )
+        return NamespaceHandle(fd, f"{self.words}, {type.proc_name}", type)
+
+    def _open_in_proc(self, type: NamespaceType) -> int:
+        pid = self.pid or _pid_of(self.fd)
+        try:
+            fd = os.open(f"/proc/{pid}/ns/{type.proc_name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != ENOENT:
+                return -(error.errno or EACCES)
+            if os.path.exists(f"/proc/{pid}/ns"):
+                raise unsupported(f"this kernel has no {type.proc_name} namespaces") from None
+            return -ESRCH
+        # Only now is it known that /proc/PID was still the process that the pidfd holds.
+        if _has_ended(self.fd):
+            os.close(fd)
+            return -ESRCH
+        return fd
+
+
+def _has_ended(pidfd: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _pid_of(pidfd: int) -> int:
+    """Read the pid that a pidfd stands for; 0 or -1 (the kernel's words) where it has none here."""
+    try:
+        with io_open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("Pid:")), 0)
+    except OSError:
+        return 0
+
+
+def resolve(target: Any) -> Target:
+    """Find out what *target* is and pin it; nothing is created. The forms are told at :func:`open`."""
+    if isinstance(target, NamespaceHandle):
+        target._borrow()
+        try:
+            return Target(_duplicate(target._fd), target._words)
+        finally:
+            target._release()
+    if isinstance(target, int) and not isinstance(target, bool):
+        return _resolve_pid(target)
+    if isinstance(target, str) and "/" not in target:
+        if target in ("", ".", "..") or "\0" in target:
+            raise ValueError(f"target: {target!r} is no name of a network namespace")
+        return _resolve_path(f"{NETNS_DIR}/{target}", target)
+    if isinstance(target, (str, bytes, os.PathLike)):
+        path = os.fsdecode(target)
+        if not path or "\0" in path:
+            raise ValueError(f"target: {path!r} is no path")
+        return _resolve_path(path, path)
+    if hasattr(target, "pid"):
+        return _resolve_process(target)
+    if hasattr(target, "fileno"):
+        return _resolve_fd(target)
+    raise TypeError(
+        f"target: {target!r} is no namespace or process; it is a pid, an object with .pid, a name below {NETNS_DIR},"
+        " a path, a NamespaceHandle, or an object with fileno(): a namespace's file, a pidfd, a socket"
+    )
+
+
+def _resolve_pid(pid: int, words: str = "") -> Target:
+    if pid <= 0:
+        raise ValueError(f"target: {pid} is no pid; it is greater than 0")
+    words = words or f"process {pid}"
+    fd = _native.pidfd_open(pid) if pid < 2**31 else -ESRCH
+    if fd < 0:
+        why = hint(-fd, "pidfd_open")
+        if -fd in (EINVAL, ENOENT):
+            why = "it is the id of a thread, not of a process"
+        raise NamespaceError(-fd, None, words, step=f"pidfd_open of {words}", hint=why)
+    return Target(fd, words, is_process=True, pid=pid)
+
+
+def _resolve_path(path: str, words: str) -> Target:
+    try:
+        # Look before opening: a FIFO would wait, a device might do something.
+        probe = os.open(path, _native.O_PATH | os.O_CLOEXEC)
+        try:
+            if _native.fs_magic(probe) != _native.constant("NSFS_MAGIC"):
+                raise refused(EINVAL, "it is no namespace (not a file of nsfs)", filename=words)
+        finally:
+            os.close(probe)
+        return Target(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), words)
+    except NamespaceError:
+        raise
+    except OSError as error:
+        named = path != words
+        why = hint(error.errno or 0, "open")
+        if named and error.errno == ENOENT:
+            why = f"there is no {path}; `ip netns` lists the names, and nsapi.open never creates one"
+        raise NamespaceError(
+            error.errno or EINVAL,
+            None,
+            words,
+            step=f"open {path}",
+            type=NamespaceType.NET if named else None,
+            hint=why,
+        ) from None
+
+
+def _resolve_process(process: Any) -> Target:
+    pid = process.pid
+    kind = f"{type(process).__name__} {pid}"
+    if pid is None:
+        raise ValueError(f"target: {process!r} has no pid: it has not been started")
+    if isinstance(pid, bool) or not isinstance(pid, int):
+        raise TypeError(f"target: .pid of {process!r} is no int")
+    status = getattr(process, "returncode", None)
+    if status is None:
+        status = getattr(process, "exitcode", None)
+    if status is not None:
+        raise refused(
+            ESRCH, f"it has ended with {status} and been waited for; its pid may already be another's", filename=kind
+        )
+    pidfd = getattr(process, "pidfd", None)
+    if isinstance(pidfd, int) and pidfd >= 0:
+        return Target(_duplicate(pidfd), kind, is_process=True)
+    target = _resolve_pid(pid, kind)
+    # A Popen whose child somebody else has reaped does not know it. Then the pid may be a stranger's.
+    subprocess = sys.modules.get("subprocess")
+    if subprocess is not None and isinstance(process, subprocess.Popen):
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except OSError as error:
+            with target:
+                if error.errno == ECHILD:
+                    raise refused(
+                        ESRCH,
+                        "it is no child of this process any more: somebody else has waited for it, and its pid may be reused",
+                        filename=kind,
+                    ) from None
+                raise
+    return target
+
+
+def _resolve_fd(holder: Any) -> Target:
+    fd = holder.fileno()
+    words = f"{type(holder).__name__} fd {fd}"
+    own = _duplicate(fd)
+    if _native.fs_magic(own) == _native.constant("NSFS_MAGIC"):
+        return Target(own, words)
+    with Target(own, words):
+        if stat.S_ISSOCK(os.fstat(own).st_mode):
+            net = _native.ioctl(own, "SIOCGSKNS")
+            if net < 0:
+                why = "needs CAP_NET_ADMIN in the user namespace that owns the socket's namespace"
+                raise NamespaceError(
+                    -net,
+                    None,
+                    words,
+                    step="SIOCGSKNS",
+                    type=NamespaceType.NET,
+                    hint=why if -net in (EPERM, EACCES) else None,
+                )
+            return Target(net, words)
+        if not _is_pidfd(own):
+            raise refused(EINVAL, "it is no namespace, no pidfd and no socket", filename=words)
+        return Target(_duplicate(own), words, is_process=True)
+
+
+def _is_pidfd(fd: int) -> bool:
+    """Signal 0 goes to pidfds only; EBADF answers for all else."""
+    import signal
+
+    if stat.S_ISDIR(os.fstat(fd).st_mode):  # /proc/PID is taken for a pidfd by this call, and by no other
+        return False
+    try:
+        signal.pidfd_send_signal(fd, 0)
+    except OSError as error:
+        return error.errno != EBADF
+    return True
+
+
+def open(target: Any, type: NamespaceType | str | None = None) -> NamespaceHandle:
+    """Open a namespace that exists; never creates one, changes nothing. Close the handle after use.
+
+    *target* is one of
+
+    - a pid, or an object whose ``.pid`` is one (``Popen``, those of asyncio and multiprocessing): *type* is needed. The
+      process is pinned by a pidfd first, so that a reused pid is not taken for it
+    - ``"blue"``, a str without ``/``: the network namespace ``/run/netns/blue`` of ip-netns(8)
+    - a path: a str with ``/``, bytes, or an os.PathLike
+    - a :class:`NamespaceHandle`, of which a new one is made
+    - an object with ``fileno()``: a namespace's open file, a pidfd (*type* is needed), or a socket (its net namespace)
+
+    *type* may be left out where the target is itself a namespace; where both are given they must agree.
+
+    Raises NamespaceError: ``ENOENT`` no such name or path, ``ESRCH`` the process has ended, ``EINVAL`` no namespace or
+    one of another type, ``EACCES`` another user's process. TypeError, ValueError: not one of these forms.
+    """
+    (parsed,) = parse_types((type,)) if type is not None else (None,)
+    _refuse_type_of_name(target, parsed)
+    with resolve(target) as resolved:
+        return resolved.open(parsed)
+
+
+def _refuse_type_of_name(target: Any, type: NamespaceType | None) -> None:
+    if isinstance(target, str) and "/" not in target and type not in (None, NamespaceType.NET):
+        raise ValueError(
+            f"type: the name {target!r} is that of a net namespace, and {type.proc_name} was asked for;"
+            f" a file in the working directory is './{target}'"
+        )
+
+
+def current(type: NamespaceType | str) -> NamespaceHandle:
+    """Open the namespace of *type* that the *calling thread* is in (``/proc/self`` would tell of the main thread's).
+
+    For pid this is the one it lives in itself, which setns and unshare never change.
+    """
+    parsed = NamespaceType.parse(type)
+    step = _switch.own(parsed, 0)
+    if parsed is NamespaceType.PID:
+        step.value, step.path = _native.constant("PIDFD_GET_PID_NAMESPACE"), b"pid"
+    step.words = f"open the {parsed.proc_name} namespace of this thread"
+    state = State()
+    _native.run(Program([step]), state)
+    return NamespaceHandle(state.take_fd(0), f"this thread's {parsed.proc_name} namespace", parsed)

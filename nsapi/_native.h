@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The vocabulary of the C core: what a step is, what comes back.
+ *
+ * cffi reads this file verbatim, so it holds no conditionals and no include guard: each .c file includes it once, and
+ * before it "_kernel.h", which brings <stdint.h> and the kernel numbers that old headers lack.
+ */
+
+#define NSAPI_SLOTS 20
+
+/* Each is one small function in _native.c; what a step reads of its struct stands beside its name. */
+enum nsapi_op {
+    NSAPI_CLONE,            /* flags: CLONE_NEW*; fd: a cgroup2 directory or -1. First step of nsapi_spawn only */
+    NSAPI_OPEN,             /* fd: directory or -1 for AT_FDCWD; path; flags: O_*. -> slot */
+    NSAPI_OPEN_OWN,         /* the calling thread's namespace. value: PIDFD_GET_*; path: below /proc; flags: its type -> slot */
+    NSAPI_CLOSE,            /* slot; never fails */
+    NSAPI_SETNS,            /* fd or slot; flags: one type or, for a pidfd, several */
+    NSAPI_RETURN,           /* as SETNS, but only what an earlier SETNS of this state has moved */
+    NSAPI_CHECK_FS,         /* slot: root; value: slot of cwd. Can this thread come back to both? */
+    NSAPI_RETURN_FS,        /* slot: root; value: slot of cwd. Only if the mount namespace was moved */
+    NSAPI_UNSHARE,          /* flags: CLONE_NEW* or CLONE_FS */
+    NSAPI_WRITE,            /* fd: directory; path; data, length: one write(2). flags: filesystem magic that must hold */
+    NSAPI_SETHOSTNAME,      /* data, length */
+    NSAPI_SETDOMAINNAME,    /* data, length */
+    NSAPI_LOOPBACK,         /* brings "lo" up */
+    NSAPI_MOUNT,            /* data: source and type; path: target; flags: MS_* */
+    NSAPI_CLOSE_ON_EXEC,    /* every fd from 3 on */
+    NSAPI_KEEP,             /* fd: inherited over exec */
+    NSAPI_DUP2,             /* fd -> value */
+    NSAPI_PRLIMIT,          /* flags: resource; value: soft; length: hard */
+    NSAPI_SETSID,
+    NSAPI_SETPGID,          /* value */
+    NSAPI_UMASK,            /* value */
+    NSAPI_SIGDEFAULT,       /* value: bit n-1 is signal n */
+    NSAPI_CHDIR,            /* path; flags: 1 = go to "/" where path cannot be entered */
+    NSAPI_CAP_BOUND,        /* value: the capabilities that stay in the bounding set */
+    NSAPI_CAPSET,           /* flags: effective; value: permitted; length: inheritable */
+    NSAPI_CAP_AMBIENT,      /* value: exactly these */
+    NSAPI_NO_NEW_PRIVS,
+    NSAPI_PDEATHSIG,        /* value: signal; fd: pidfd of the parent */
+    NSAPI_SIGMASK,          /* back to the mask of the caller of nsapi_spawn */
+    NSAPI_EXEC,             /* data: an nsapi_exec */
+    NSAPI_OPS
+};
+
+typedef struct {
+    int op;
+    int fd;                 /* lent: an open descriptor, or -1 */
+    int slot;               /* where an OPEN leaves its fd; where the others find theirs when fd is -1 */
+    uint64_t flags;
+    uint64_t value;
+    uint64_t length;
+    const char *path;
+    const void *data;
+} nsapi_step;
+
+typedef struct {
+    const char *const *paths;   /* tried in order, as execvp does; NULL ends it */
+    const char *const *argv;
+    const char *const *envp;
+} nsapi_exec;
+
+typedef struct {
+    int step;               /* index of the step that failed, or -1 */
+    int errnum;
+    int lost;               /* errno with which going back failed, or 0 */
+    int pid;
+    int pidfd;              /* given away to the caller */
+    uint64_t moved;         /* types that SETNS has moved, for RETURN */
+    uint64_t sigmask;       /* of the caller, for SIGMASK */
+    int fd[NSAPI_SLOTS];    /* -1 is empty */
+} nsapi_state;
+
+int nsapi_run(const nsapi_step *steps, int count, nsapi_state *state);
+int nsapi_enter(const nsapi_step *steps, int count, const nsapi_step *back, int back_count, nsapi_state *state);
+int nsapi_leave(const nsapi_step *back, int count, nsapi_state *state);
+int nsapi_spawn(const nsapi_step *steps, int count, nsapi_state *state);
+
+/* Single system calls that Python needs as they are: the result, or -errno. */
+int nsapi_ioctl(int fd, unsigned long request, void *argument);
+int nsapi_pidfd_open(int pid, unsigned int flags);
+long nsapi_fs_magic(int fd);
+int nsapi_dumpable(void);
+int nsapi_single_threaded(void);

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT
+"""The only importer of the C core: ints and bytes in, exceptions out. No cffi type is seen beyond this file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from errno import EBADF
+
+from nsapi._errors import NamespaceError, NamespaceRestoreError, hint, unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from nsapi._types import NamespaceType
+
+
+class _Absent:
+    """Stands where the C core is missing: on another system than Linux. The model works, every verb ends here."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise unsupported(f"namespaces are a feature of Linux, and this is {sys.platform}")
+
+
+if TYPE_CHECKING or sys.platform == "linux":
+    from nsapi._ffi import ffi, lib  # missing on Linux, the installation is broken: fail here
+else:
+    ffi = lib = _Absent()
+
+
+O_PATH, O_DIRECTORY = getattr(os, "O_PATH", 0), getattr(os, "O_DIRECTORY", 0)
+
+
+class Step:
+    """One entry of a plan: which function of the C core, its arguments, and the words for it if it fails."""
+
+    __slots__ = ("data", "fd", "filename", "flags", "length", "op", "path", "slot", "types", "value", "words")
+
+    def __init__(
+        self,
+        op: str,
+        words: str,
+        *,
+        fd: int = -1,
+        slot: int = 0,
+        flags: int = 0,
+        value: int = 0,
+        length: int = 0,
+        path: bytes | None = None,
+        data: Any = None,
+        types: tuple[NamespaceType, ...] = (),
+        filename: str | None = None,
+    ) -> None:
+        self.op, self.words, self.types, self.filename = op, words, types, filename
+        self.fd, self.slot, self.flags, self.value = fd, slot, flags, value
+        self.length, self.path, self.data = length, path, data
+
+    def __repr__(self) -> str:
+        return f"<Step {self.op}: {self.words}>"
+
+
+class Exec:
+    """What the last step of a spawn executes: the paths to try in order, argv and environ; bytes without NUL."""
+
+    __slots__ = ("argv", "env", "paths")
+
+    def __init__(self, paths: Sequence[bytes], argv: Sequence[bytes], env: Sequence[bytes]) -> None:
+        self.paths, self.argv, self.env = paths, argv, env
+
+
+class Program:
+    """Steps as the C core wants them, with all that they point to kept alive."""
+
+    __slots__ = ("_kept", "array", "count", "steps")
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.steps, self.count, kept = steps, len(steps), []
+        self.array = ffi.new("nsapi_step[]", self.count)
+        for index, step in enumerate(steps):
+            raw = self.array[index]
+            raw.op, raw.fd, raw.slot = getattr(lib, "NSAPI_" + step.op.upper()), step.fd, step.slot
+            raw.flags, raw.value, raw.length = step.flags, step.value, step.length
+            if step.path is not None:
+                raw.path = path = ffi.new("char[]", step.path)
+                kept.append(path)
+            if isinstance(step.data, bytes):
+                raw.data = data = ffi.new("char[]", step.data)
+                kept.append(data)
+            elif step.data is not None:
+                raw.data = program = ffi.new("nsapi_exec *")
+                kept.append(program)
+                for name in ("paths", "argv", "env"):
+                    strings = [ffi.new("char[]", string) for string in getattr(step.data, name)]
+                    array = ffi.new("char *[]", [*strings, ffi.NULL])
+                    setattr(program, name if name != "env" else "envp", array)
+                    kept += [strings, array]
+        self._kept = kept
+
+
+class State:
+    """What one run of steps has done so far, and holds: fds in slots, the types it has moved."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self) -> None:
+        self.raw = ffi.new(_STATE)
+        self.raw[0] = _EMPTY[0]
+
+    @property
+    def moved(self) -> bool:
+        """Whether something has been moved and not yet returned to."""
+        return bool(self.raw.moved & 0xFFFFFFFF)
+
+    def take_fd(self, slot: int) -> int:
+        """Give away the fd in *slot*; -1 if there is none."""
+        fd = self.raw.fd[slot]
+        self.raw.fd[slot] = -1
+        return int(fd)
+
+
+if TYPE_CHECKING or sys.platform == "linux":
+    _STATE = ffi.typeof("nsapi_state *")
+    _EMPTY = ffi.new(_STATE, {"step": -1, "pid": -1, "pidfd": -1, "fd": [-1] * lib.NSAPI_SLOTS})
+
+
+def _failure(program: Program, state: State) -> NamespaceError:
+    """Find the words for the step that the C core says has failed."""
+    raw, step = state.raw, program.steps[state.raw.step]
+    names = tuple(each.proc_name for each in step.types)
+    return NamespaceError(
+        raw.errnum,
+        None,
+        step.filename,
+        step=step.words,
+        index=raw.step,
+        total=program.count,
+        type=step.types[0] if len(step.types) == 1 else None,
+        hint=hint(raw.errnum, step.op, step.words, names),
+    )
+
+
+def run(program: Program, state: State) -> None:
+    """Perform the steps in the calling thread."""
+    if lib.nsapi_run(program.array, program.count, state.raw) < 0:
+        raise _failure(program, state)
+
+
+def enter(program: Program, back: Program, state: State) -> None:
+    """Perform the steps in the calling thread; if one fails, perform *back* in the same call."""
+    if lib.nsapi_enter(program.array, program.count, back.array, back.count, state.raw) < 0:
+        error = _failure(program, state)
+        if not state.raw.lost:
+            raise error
+        lost = NamespaceRestoreError(
+            state.raw.lost, step=f"going back after: {error.step}", hint="this thread stays half-way: let it end"
+        )
+        raise lost from error
+
+
+def leave(back: Program, state: State) -> None:
+    """Perform all steps in the calling thread, whatever becomes of each; raise the first failure."""
+    if lib.nsapi_leave(back.array, back.count, state.raw) < 0:
+        error = _failure(back, state)
+        raise NamespaceRestoreError(
+            error.errno or 0,
+            step=error.step,
+            index=error.index,
+            total=error.total,
+            type=error.type,
+            hint="this thread stays where it is, and refuses to enter anything else: let it end",
+        )
+
+
+def spawn(program: Program) -> tuple[int, int]:
+    """Perform the steps in a vfork child; the first is its clone, the last its exec. Returns its pid and pidfd."""
+    state = State()
+    if lib.nsapi_spawn(program.array, program.count, state.raw) < 0:
+        raise _failure(program, state)
+    return state.raw.pid, state.raw.pidfd
+
+
+def ioctl(fd: int, request: str) -> int:
+    """Make the ioctl named *request* on *fd*, for those that answer by their result; that, or -errno."""
+    # cffi would wrap a number that does not fit an int; the kernel answers EBADF.
+    return int(lib.nsapi_ioctl(fd, getattr(lib, request), ffi.NULL)) if 0 <= fd < 2**31 else -EBADF
+
+
+def ioctl_u32(fd: int, request: str) -> int:
+    """Make an ioctl that answers in a 32-bit number (an uid); that, or -errno."""
+    answer = ffi.new("uint32_t *")
+    result = int(lib.nsapi_ioctl(fd, getattr(lib, request), answer))
+    return int(answer[0]) if result >= 0 else result
+
+
+def ioctl_u64(fd: int, request: str) -> int:
+    """Make an ioctl that answers in a 64-bit number (a namespace's id); that, or -errno."""
+    answer = ffi.new("uint64_t *")
+    result = int(lib.nsapi_ioctl(fd, getattr(lib, request), answer))
+    return int(answer[0]) if result >= 0 else result
+
+
+def pidfd_open(pid: int) -> int:
+    """Open a pidfd of the process *pid*; that, or -errno."""
+    return int(lib.nsapi_pidfd_open(pid, 0))
+
+
+def fs_magic(fd: int) -> int:
+    """Tell which file system *fd* is on, as statfs(2) f_type; or -errno."""
+    return int(lib.nsapi_fs_magic(fd))
+
+
+def dumpable() -> int:
+    """Tell whether this process is dumpable: 1 where its /proc files belong to its user."""
+    return int(lib.nsapi_dumpable())
+
+
+def single_threaded() -> bool:
+    """Tell whether this process has one thread, by the kernel's count, without /proc."""
+    return bool(lib.nsapi_single_threaded())
+
+
+def constant(name: str) -> int:
+    """Look a kernel constant up, as the compiler knows it."""
+    return int(getattr(lib, name))

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""Moves the calling thread to other namespaces and back: the only place that knows what a thread can enter and leave.
+
+Two programs for each move. *There* saves the thread's own namespaces (and root and cwd, for mnt), then sets the new
+ones; *back* returns to what was moved and closes what was saved. The C core runs *back* by itself when *there* fails.
+"""
+
+from __future__ import annotations
+
+from _thread import _local
+from errno import EINVAL, EUSERS
+
+from nsapi import _native
+from nsapi._errors import NamespaceRestoreError, refused, threads
+from nsapi._native import Program, State, Step
+from nsapi._types import NamespaceType, flags_of, names_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: The types that one thread of many can enter and leave again.
+ENTERABLE = tuple(each for each in NamespaceType if each not in (NamespaceType.USER, NamespaceType.TIME))
+_ROOT, _CWD = 8, 9  # slots behind those of the eight types
+
+
+class Move:
+    """Where to go: *types* by one setns of *fd*, which is lent; *words* name the target in errors."""
+
+    __slots__ = ("fd", "types", "words")
+
+    def __init__(self, types: tuple[NamespaceType, ...], fd: int, words: str) -> None:
+        self.types, self.fd, self.words = types, fd, words
+
+
+class _Thread(_local):
+    """What is known of the calling thread."""
+
+    def __init__(self) -> None:
+        self.entered: list[tuple[object, Program, State]] = []
+        self.lost: NamespaceRestoreError | None = None
+        self.own_fs = False  # it has agreed to a root, cwd and umask of its own
+
+
+_thread = _Thread()
+
+
+def check(types: Sequence[NamespaceType], *, unshare_fs: bool) -> None:
+    """Refuse, before anything changes, what the calling thread could not enter or could not leave again."""
+    if NamespaceType.USER in types:
+        raise refused(
+            EINVAL, "a thread can never come back out of a user namespace: use run or Popen", type=NamespaceType.USER
+        )
+    if NamespaceType.TIME in types:
+        raise refused(
+            EUSERS, "a time namespace is entered by new processes only: use run or Popen", type=NamespaceType.TIME
+        )
+    if NamespaceType.MNT in types:
+        agree_on_fs("enter", unshare_fs=unshare_fs)
+
+
+def agree_on_fs(verb: str, *, unshare_fs: bool) -> None:
+    """See that a mount namespace may be set: the thread is alone, or has agreed to its own root, cwd and umask."""
+    if unshare_fs:
+        _thread.own_fs = True
+    elif not _thread.own_fs and not _native.single_threaded():
+        raise refused(
+            EINVAL,
+            f"{threads()} that share root, cwd and umask. {verb}(…, unshare_fs=True) gives this thread its own, for good;"
+            " run or Popen do it in a new process",
+            type=NamespaceType.MNT,
+        )
+
+
+_back_programs: dict[tuple[NamespaceType, ...], Program] = {}
+
+
+def _back_program(types: tuple[NamespaceType, ...]) -> Program:
+    """Return to *types* from the slots that ``there`` has filled; one program serves all that enter the same types."""
+    if types in _back_programs:
+        return _back_programs[types]
+    steps = []
+    slots = {each: slot for slot, each in enumerate(types)}
+    # mnt first: its root and cwd are only worth restoring in the mount namespace that they belong to.
+    for each in sorted(types, key=lambda each: each is not NamespaceType.MNT):
+        words = f"return to the {each.proc_name} namespace of before"
+        steps.append(Step("return", words, slot=slots[each], flags=each.flag, types=(each,)))
+        if each is NamespaceType.MNT:
+            steps.append(Step("return_fs", "return to root and cwd of before", slot=_ROOT, value=_CWD, types=(each,)))
+    used = [*slots.values(), *((_ROOT, _CWD) if NamespaceType.MNT in types else ())]
+    steps += [Step("close", "close", slot=slot) for slot in used]
+    return _back_programs.setdefault(types, Program(steps))
+
+
+def own(each: NamespaceType, slot: int) -> Step:
+    """Open the calling thread's namespace of this type; for pid, that of its children, which is what setns changes."""
+    pidfd_name, proc_name = each.proc_name.upper(), each.proc_name
+    if each is NamespaceType.PID:
+        pidfd_name, proc_name = "PID_FOR_CHILDREN", "pid_for_children"
+    return Step(
+        "open_own",
+        f"open the {each.proc_name} namespace to return to",
+        slot=slot,
+        flags=each.flag,
+        value=_native.constant(f"PIDFD_GET_{pidfd_name}_NAMESPACE"),
+        path=proc_name.encode(),
+        types=(each,),
+    )
+
+
+def programs(moves: Sequence[Move]) -> tuple[Program, Program]:
+    """Make the way there and the way back; the fds in *moves* must stay open until ``there`` has run."""
+    types = tuple(each for move in moves for each in move.types)
+    steps = [own(each, slot) for slot, each in enumerate(types)]
+    if NamespaceType.MNT in types:
+        fs_flags = _native.O_PATH | _native.O_DIRECTORY
+        steps += [
+            # Before CHECK_FS, which moves cwd about: it must be this thread's alone.
+            Step("unshare", "unshare fs", flags=_native.constant("CLONE_FS")),
+            Step("open", "open / to return to", path=b"/", flags=fs_flags, slot=_ROOT),
+            Step("open", "open the working directory to return to", path=b".", flags=fs_flags, slot=_CWD),
+            Step("check_fs", "check that root and cwd can be returned to", slot=_ROOT, value=_CWD),
+        ]
+    for move in moves:
+        words = f"setns {names_of(move.types)} of {move.words}"
+        steps.append(
+            Step("setns", words, fd=move.fd, flags=flags_of(move.types), types=move.types, filename=move.words)
+        )
+    return Program(steps), _back_program(types)
+
+
+def enter(owner: object, there: Program, back: Program) -> None:
+    """Go there. If that fails, the thread is where it was, or NamespaceRestoreError says that it is lost."""
+    if _thread.lost is not None:
+        raise NamespaceRestoreError(
+            EINVAL, step="check", hint=f"this thread could not go back earlier, and is lost: {_thread.lost}"
+        )
+    entered, state = _thread.entered, State()
+    entered.append((owner, back, state))
+    try:
+        _native.enter(there, back, state)
+    except BaseException as error:
+        entered.pop()
+        if isinstance(error, NamespaceRestoreError):
+            _thread.lost = error
+        elif state.moved:  # KeyboardInterrupt, right after the C core had done it
+            _leave(back, state)
+        raise
+
+
+def leave(owner: object) -> None:
+    """Go back from what *owner* entered last; it must be what this thread entered last."""
+    entered = _thread.entered
+    if not entered or entered[-1][0] is not owner:
+        raise RuntimeError("left out of order, or in another thread than entered: namespaces nest, thread by thread")
+    _, back, state = entered[-1]
+    try:
+        _leave(back, state)
+    finally:
+        entered.pop()
+
+
+def _leave(back: Program, state: State) -> None:
+    try:
+        _native.leave(back, state)
+    except NamespaceRestoreError as error:
+        _thread.lost = error
+        raise
+    except BaseException:  # KeyboardInterrupt before the call: go back first, then let it through
+        if state.moved:
+            _native.leave(back, state)
+        raise

@@ -1,0 +1,141 @@
+"""What test bodies that run in a process of their own share; the runner of conftest puts it beside them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TYPES = ("user", "ipc", "uts", "net", "pid", "mnt", "cgroup", "time")
+
+
+def ns(type: str, task: str | int = "thread-self") -> str:
+    """``net:[4026531840]`` of the calling thread, as a user would look it up."""
+    return os.readlink(f"/proc/{task}/ns/{type}")
+
+
+def all_ns(task: str | int = "thread-self") -> dict[str, str]:
+    names = [*TYPES, "pid_for_children", "time_for_children"]
+    return {name: ns(name, task) for name in names}
+
+
+def fds() -> dict[int, str]:
+    """The fd table, without the fd that lists it."""
+    table = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            table[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue
+    return table
+
+
+def children() -> list[int]:
+    """Every child there is, dead ones too."""
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
+            found += map(int, file.read().split())
+    return found
+
+
+def status(field: str, pid: int | str = "thread-self") -> str:
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        return next(line.split(":", 1)[1].strip() for line in file if line.startswith(field + ":"))
+
+
+def dumpable() -> int:
+    return int(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+
+
+def everything() -> dict[str, object]:
+    """All of this process that a failing call could have changed."""
+    return {
+        "fds": fds(),
+        "children": children(),
+        "namespaces": all_ns(),
+        "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "SigBlk": status("SigBlk"),
+        "SigIgn": status("SigIgn"),
+        "SigCgt": status("SigCgt"),
+        "dumpable": dumpable(),
+        "cwd": os.getcwd(),
+        "root": os.readlink("/proc/thread-self/root"),
+        "umask": status("Umask"),
+        "threads": len(os.listdir("/proc/self/task")),
+        "ids": (os.getresuid(), os.getresgid(), os.getgroups()),
+        "caps": [status(f"Cap{kind}") for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")],
+        "mounts": open("/proc/self/mountinfo", encoding="utf-8").read(),
+    }
+
+
+@contextmanager
+def unshared(*options: str) -> Iterator[subprocess.Popen[str]]:
+    """A process in new namespaces made by unshare(1), to be entered; ready when it has said so, dead afterwards.
+
+    With ``--pid`` add ``--fork``; then the child of the process is inside, see :func:`only_child`.
+    """
+    script = "echo ready; exec sleep 1000"
+    argv = ["unshare", *options, "--kill-child" if "--fork" in options else "--", "sh", "-c", script]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def only_child(pid: int) -> int:
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        (child,) = map(int, file.read().split())
+    return child
+
+
+def drop_all_capabilities() -> None:
+    """Of the calling thread, by the raw system call: capset(2) of version 3."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    number = {"x86_64": 126, "aarch64": 91}[os.uname().machine]
+    assert ctypes.CDLL(None).syscall(number, header, data) == 0
+
+
+def answer_enosys(*calls: tuple[str, int | None], errnum: int = 38) -> None:
+    """Install a seccomp filter, for good: the calls named answer *errnum* (ENOSYS), as an older kernel would.
+
+    A call is its name and, for ioctl, the request (the second argument).
+    """
+    numbers = {"clone3": 435, "close_range": 436, "pidfd_open": 434, "openat2": 437}
+    numbers |= {"ioctl": {"x86_64": 16, "aarch64": 29}[os.uname().machine]}
+    program: list[tuple[int, int, int, int]] = []
+    for name, request in calls:
+        program.append((0x20, 0, 0, 0))  # load the number of the call
+        if request is None:
+            program += [(0x15, 0, 1, numbers[name]), (0x06, 0, 0, 0x00050000 | errnum)]
+        else:
+            program += [
+                (0x15, 0, 3, numbers[name]),
+                (0x20, 0, 0, 24),  # low half of the second argument
+                (0x15, 0, 1, request),
+                (0x06, 0, 0, 0x00050000 | errnum),
+            ]
+    program.append((0x06, 0, 0, 0x7FFF0000))  # allow
+
+    class Filter(ctypes.Structure):
+        _fields_ = (("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32))
+
+    class Prog(ctypes.Structure):
+        _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.POINTER(Filter)))
+
+    filters = (Filter * len(program))(*(Filter(*row) for row in program))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, ctypes.byref(Prog(len(program), filters)), 0, 0) == 0, ctypes.get_errno()
+
+
+#: An argv that prints something about itself, for payloads: ``[*PYTHON, "print(1)"]``.
+PYTHON = (sys.executable, "-I", "-S", "-c")
