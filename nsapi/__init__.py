@@ -5,6 +5,7 @@ The modules, from the words to the kernel:
 
 =============  =============================================================================
 ``_types``     NamespaceType: the table of the eight types
+``_config``    Namespace, Namespaces, IDMap, Config: values and their validators
 ``_native``    the list to the C core (``_native.c``), which performs it
 ``_switch``    the calling thread to other namespaces and back
 ``_handle``    NamespaceHandle: owns an fd on a namespace; open, current
@@ -17,6 +18,10 @@ Names are loaded when they are first used (PEP 562), so that ``import nsapi`` co
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from nsapi._config import Config as Config
+    from nsapi._config import IDMap as IDMap
+    from nsapi._config import Namespace as Namespace
+    from nsapi._config import Namespaces as Namespaces
     from nsapi._enter import enter as enter
     from nsapi._enter import setns as setns
     from nsapi._enter import unshare as unshare
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "_types": ("NamespaceType", "namespace_types", "ns_name", "is_namespace_supported"),
     "_errors": ("NamespaceError", "NamespaceRestoreError", "Unsupported"),
+    "_config": ("Namespace", "Namespaces", "IDMap", "Config"),
     "_handle": ("NamespaceHandle", "open", "current"),
     "_enter": ("enter", "setns", "unshare"),
 }

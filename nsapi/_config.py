@@ -1,0 +1,579 @@
+# SPDX-License-Identifier: MIT
+"""Namespace, Namespaces, IDMap, Config: values that say what a process shall get, and their validators. Nothing acts here."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from attrs import Attribute, converters, define, field, frozen, setters, validate, validators
+
+from nsapi._types import NamespaceType, flags_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+#: user_namespaces(7): lines in a map, bytes in one write, and the id that stands for none.
+MAX_EXTENTS, MAX_MAP_BYTES, NO_ID = 340, 4095, 2**32 - 1
+#: uts_namespaces(7), __NEW_UTS_LEN
+MAX_HOSTNAME = 64
+
+# capabilities(7) in the order of their numbers
+CAPABILITIES = """
+    CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID CAP_SETUID CAP_SETPCAP
+    CAP_LINUX_IMMUTABLE CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_ADMIN CAP_NET_RAW CAP_IPC_LOCK CAP_IPC_OWNER
+    CAP_SYS_MODULE CAP_SYS_RAWIO CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYS_PACCT CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_NICE
+    CAP_SYS_RESOURCE CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_MKNOD CAP_LEASE CAP_AUDIT_WRITE CAP_AUDIT_CONTROL CAP_SETFCAP
+    CAP_MAC_OVERRIDE CAP_MAC_ADMIN CAP_SYSLOG CAP_WAKE_ALARM CAP_BLOCK_SUSPEND CAP_AUDIT_READ CAP_PERFMON CAP_BPF
+    CAP_CHECKPOINT_RESTORE
+""".split()
+CAPABILITY_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
+RLIMITS = """
+    RLIMIT_AS RLIMIT_CORE RLIMIT_CPU RLIMIT_DATA RLIMIT_FSIZE RLIMIT_MEMLOCK RLIMIT_MSGQUEUE RLIMIT_NICE RLIMIT_NOFILE
+    RLIMIT_NPROC RLIMIT_RSS RLIMIT_RTPRIO RLIMIT_RTTIME RLIMIT_SIGPENDING RLIMIT_STACK
+""".split()
+CLOCKS = ("monotonic", "boottime")
+PROPAGATIONS = ("private", "slave", "shared", "unchanged")
+
+
+# ---- namespaces ----
+
+
+def _join_path(value: Any) -> str:
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(f"path: {value!r} is no path; a live process or handle is joined by Config.new or Config.join")
+    path = os.fsdecode(value)
+    if "\0" in path:
+        raise ValueError(f"path: {path!r} has a NUL byte")
+    return path
+
+
+@frozen
+class Namespace:
+    """One namespace of a container: *type*, and *path* ``""`` to create it or else the file to join it by.
+
+    As libcontainer's ``configs.Namespace``. *target* is what lives behind *path*, where it is a process or a handle.
+    """
+
+    type: NamespaceType = field(converter=NamespaceType.parse)
+    path: str = field(default="", converter=_join_path)
+    target: Any = field(default=None, kw_only=True, repr=False)
+
+    def get_path(self, pid: int) -> str:
+        """Name the file of *pid*'s namespace of this type, whatever *path* is: ``/proc/PID/ns/NAME``."""
+        return f"/proc/{pid}/ns/{self.type.proc_name}"
+
+
+class Namespaces:
+    """The namespaces of a container in order, one per type: what to create and what to join.
+
+    Made of :class:`Namespace`, ``(type, path)`` pairs or words; a type that comes twice is a ValueError. The methods are
+    libcontainer's: ``remove`` and ``index`` answer, where a list's would raise. Compares by value, not hashable.
+    """
+
+    __slots__ = ("_items",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, iterable: Iterable[Namespace | NamespaceType | str | tuple[NamespaceType | str, str]] = ()) -> None:
+        self._items: list[Namespace] = []
+        if isinstance(iterable, str):
+            raise TypeError(f"namespaces: {iterable!r} is one word; a list of them is wanted")
+        for item in iterable:
+            namespace = _namespace(item)
+            if self.contains(namespace.type):
+                raise ValueError(f"namespaces: {namespace.type.proc_name} is given twice")
+            self._items.append(namespace)
+
+    def add(self, type: NamespaceType | str, path: str = "") -> None:
+        """Append a namespace; where the type is there already, overwrite its path in place."""
+        self._put(Namespace(type, path))
+
+    def _put(self, namespace: Namespace) -> None:
+        at = self.index(namespace.type)
+        if at < 0:
+            self._items.append(namespace)
+        else:
+            self._items[at] = namespace
+
+    def remove(self, type: NamespaceType | str) -> bool:
+        """Remove the namespace of *type*; tell whether there was one."""
+        at = self.index(type)
+        if at >= 0:
+            del self._items[at]
+        return at >= 0
+
+    def contains(self, type: NamespaceType | str) -> bool:
+        """Tell whether *type* is there, to be created or joined."""
+        return self.index(type) >= 0
+
+    def index(self, type: NamespaceType | str) -> int:
+        """Tell the position of *type*; -1 if it is absent."""
+        parsed = NamespaceType.parse(type)
+        return next((at for at, each in enumerate(self._items) if each.type is parsed), -1)
+
+    def path_of(self, type: NamespaceType | str) -> str:
+        """Tell the path by which *type* is joined; ``""`` if it is absent or created."""
+        at = self.index(type)
+        return self._items[at].path if at >= 0 else ""
+
+    def is_private(self, type: NamespaceType | str) -> bool:
+        """Tell whether *type* is to be created: there, and with no path."""
+        at = self.index(type)
+        return at >= 0 and not self._items[at].path
+
+    def created(self) -> tuple[NamespaceType, ...]:
+        """List the types to be created, in order."""
+        return tuple(each.type for each in self._items if not each.path)
+
+    def joined(self) -> tuple[Namespace, ...]:
+        """List the namespaces to be joined, in order."""
+        return tuple(each for each in self._items if each.path)
+
+    def clone_flags(self) -> int:
+        """OR the CLONE_NEW* flags of what is created; joined ones do not count."""
+        return flags_of(self.created())
+
+    def __contains__(self, type: NamespaceType | str) -> bool:
+        return self.contains(type)
+
+    def __iter__(self) -> Iterator[Namespace]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, at: int) -> Namespace:
+        return self._items[at]
+
+    def __eq__(self, other: object) -> bool:
+        return self._items == other._items if isinstance(other, Namespaces) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Namespaces({self._items!r})"
+
+
+def _namespace(item: Any) -> Namespace:
+    if isinstance(item, Namespace):
+        return item
+    if isinstance(item, tuple):
+        if len(item) != 2:
+            raise TypeError(f"namespaces: {item!r} is no pair of type and path")
+        return Namespace(*item)
+    return Namespace(item)
+
+
+def joined_namespace(type: NamespaceType, target: Any) -> Namespace:
+    """Describe the join of *target*'s namespace of *type*, without opening anything.
+
+    *target* is ``"blue"`` (net only), a path, a pid, or an object with ``.pid`` or ``fileno()``, such as a handle.
+    """
+    name = type.proc_name
+    if isinstance(target, str) and "/" not in target:
+        if not target or target in (".", "..") or type is not NamespaceType.NET:
+            raise ValueError(
+                f"{name}: {target!r} is no path; the names of ip-netns(8) are for net, and a path has a '/'"
+            )
+        return Namespace(type, f"/run/netns/{target}")
+    if isinstance(target, (str, bytes, os.PathLike)):
+        return Namespace(type, target)
+    if isinstance(target, bool) or target is None:
+        raise TypeError(f"{name}: {target!r} is no path, name, pid, process or handle")
+    if isinstance(target, int) or hasattr(target, "pid"):
+        pid = target if isinstance(target, int) else target.pid
+        if isinstance(pid, bool) or not isinstance(pid, int) or pid <= 0:
+            raise ValueError(f"{name}: {target!r} has no pid greater than 0")
+        return Namespace(type, f"/proc/{pid}/ns/{name}", target=target)
+    if hasattr(target, "fileno"):
+        actual = getattr(target, "type", type)
+        if isinstance(actual, NamespaceType) and actual is not type:
+            raise ValueError(f"{name}: {target!r} is a {actual.proc_name} namespace, not {name}")
+        return Namespace(type, f"/proc/{os.getpid()}/fd/{target.fileno()}", target=target)
+    raise TypeError(f"{name}: {target!r} is no path, name, pid, process or handle")
+
+
+# ---- id maps ----
+
+
+def _check_int(owner: str, name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{owner}{name}: {value!r} is no int")
+    if not low <= value <= high:
+        raise ValueError(f"{owner}{name}: {value} is not in {low} … {high}")
+
+
+def _integer(low: int, high: int) -> Any:
+    def check(instance: object, attribute: Attribute[Any], value: object) -> None:
+        _check_int("", attribute.name, value, low, high)
+
+    return check
+
+
+@frozen
+class IDMap:
+    """One run of ids: *size* ids from *container_id* on inside are those from *host_id* on outside; user_namespaces(7).
+
+    All are 32-bit, and 4294967295 is no id; size is at least 1.
+    """
+
+    container_id: int = field(validator=_integer(0, NO_ID - 1))
+    host_id: int = field(validator=_integer(0, NO_ID - 1))
+    size: int = field(validator=_integer(1, NO_ID))
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("container_id", "host_id"):
+            if getattr(self, name) + self.size > NO_ID:
+                raise ValueError(f"size: {self.size} ids from {name} {getattr(self, name)} go past {NO_ID - 1}")
+
+    def to_host(self, id: int) -> int | None:
+        """Translate an id inside to the one outside; None if it is not in this run."""
+        offset = id - self.container_id
+        return self.host_id + offset if 0 <= offset < self.size else None
+
+    def to_container(self, id: int) -> int | None:
+        """Translate an id outside to the one inside; None if it is not in this run."""
+        offset = id - self.host_id
+        return self.container_id + offset if 0 <= offset < self.size else None
+
+    @classmethod
+    def parse(cls, text: str) -> list[IDMap]:
+        """Read ``"0:1000:1,1:100000:65536"``, or the lines of ``/proc/PID/uid_map``."""
+        if not isinstance(text, str):
+            raise TypeError(f"id map: {text!r} is no str")
+        entries = [entry for line in text.splitlines() for entry in line.split(",") if entry.strip()]
+        maps = []
+        for entry in entries:
+            numbers = entry.replace(":", " ").split()
+            if len(numbers) != 3 or not all(number.isascii() and number.isdigit() for number in numbers):
+                raise ValueError(f"id map: {entry.strip()!r} is not CONTAINER:HOST:SIZE, three whole numbers")
+            maps.append(cls(*map(int, numbers)))
+        return maps
+
+    @staticmethod
+    def format(maps: Iterable[IDMap]) -> str:
+        """Write *maps* as :meth:`parse` reads them: ``"0:1000:1,1:100000:65536"``."""
+        return ",".join(f"{each.container_id}:{each.host_id}:{each.size}" for each in maps)
+
+
+def map_text(maps: Iterable[IDMap]) -> bytes:
+    """Write *maps* as the kernel reads them in one write(2)."""
+    return "".join(f"{each.container_id} {each.host_id} {each.size}\n" for each in maps).encode()
+
+
+# ---- converters and validators of Config's fields ----
+
+
+def _id_maps(value: Any) -> list[IDMap] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return IDMap.parse(value)
+    if isinstance(value, IDMap) or not isinstance(value, Iterable):
+        raise TypeError(f"id maps: {value!r} is no list of IDMap, nor text as '0:1000:1'")
+    return [each if isinstance(each, IDMap) else IDMap(*each) for each in value]
+
+
+def _offset(clock: str, value: Any) -> tuple[int, int]:
+    if isinstance(value, tuple) and len(value) == 2:
+        seconds, nanoseconds = value
+    elif isinstance(value, float) and math.isfinite(value):
+        # Not by divmod(value, 1): 0.1 shall be 100,000,000 ns.
+        seconds, nanoseconds = divmod(round(value * 1_000_000_000), 1_000_000_000)
+    else:
+        seconds, nanoseconds = value, 0
+    _check_int("time_offsets: ", f"seconds of {clock}", seconds, -(2**63), 2**63 - 1)
+    _check_int("time_offsets: ", f"nanoseconds of {clock}", nanoseconds, 0, 999_999_999)
+    return seconds, nanoseconds
+
+
+def _time_offsets(value: Any) -> dict[str, tuple[int, int]]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"time_offsets: {value!r} is no dict of clock and seconds")
+    for clock in value:
+        if clock not in CLOCKS:
+            raise ValueError(f"time_offsets: {clock!r} is no clock; it is one of {', '.join(CLOCKS)}")
+    return {clock: _offset(clock, seconds) for clock, seconds in value.items()}
+
+
+def _capabilities(value: Any) -> dict[str, frozenset[str]] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise TypeError(f"capabilities: {value!r} is no dict of {', '.join(CAPABILITY_SETS)}")
+    sets = {}
+    for name, names in value.items():
+        if name not in CAPABILITY_SETS:
+            raise ValueError(f"capabilities: {name!r} is no set; it is one of {', '.join(CAPABILITY_SETS)}")
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise TypeError(f"capabilities: {name}: {names!r} is no list of names")
+        members = []
+        for each in names:
+            if each not in CAPABILITIES:
+                raise ValueError(f"capabilities: {name}: {each!r} is no name of capabilities(7), as CAP_NET_ADMIN")
+            members.append(each)
+        sets[name] = frozenset(members)
+    return sets
+
+
+def _rlimits(value: Any) -> dict[str, tuple[int, int]]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"rlimits: {value!r} is no dict of RLIMIT_* and (soft, hard)")
+    limits = {}
+    for name, pair in value.items():
+        if name not in RLIMITS:
+            raise ValueError(f"rlimits: {name!r} is no name of getrlimit(2); it is one of {', '.join(RLIMITS)}")
+        soft, hard = pair if isinstance(pair, tuple) and len(pair) == 2 else (pair, pair)
+        for each in (soft, hard):
+            _check_int("rlimits: ", name, each, -1, 2**64 - 1)
+        # -1 is RLIM_INFINITY, as in the resource module.
+        limits[name] = soft % 2**64, hard % 2**64
+        if limits[name][0] > limits[name][1]:
+            raise ValueError(f"rlimits: {name}: soft {soft} is over hard {hard}")
+    return limits
+
+
+def _one_of(*choices: object) -> Any:
+    def check(instance: object, attribute: Attribute[Any], value: object) -> None:
+        if value not in choices or isinstance(value, bool):
+            raise ValueError(
+                f"{attribute.name}: {value!r} is not one of {', '.join(repr(each) for each in choices)}"
+            )
+
+    return check
+
+
+def _boolean(instance: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{attribute.name}: {value!r} is neither True nor False")
+
+
+def _name(instance: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name}: {value!r} is no str")
+    if not 0 < len(os.fsencode(value)) <= MAX_HOSTNAME or "\0" in value:
+        raise ValueError(f"{attribute.name}: {value!r} is not 1 to {MAX_HOSTNAME} bytes without NUL")
+
+
+def _absolute(instance: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{attribute.name}: {value!r} is no path")
+    if not os.path.isabs(value) or "\0" in os.fspath(value):
+        raise ValueError(f"{attribute.name}: {value!r} is no absolute path")
+
+
+def _cgroup(instance: object, attribute: Attribute[Any], value: object) -> None:
+    if isinstance(value, int):
+        _check_int("", attribute.name, value, 0, 2**31 - 1)
+    else:
+        _absolute(instance, attribute, value)
+
+
+def _texts(instance: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for pair in value.items() for each in pair):
+        raise TypeError(f"{attribute.name}: {value!r} is no dict of str and str")
+
+
+def _ids(instance: object, attribute: Attribute[Any], value: object) -> None:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{attribute.name}: {value!r} is no list of ids")
+    for each in value:
+        _check_int("", attribute.name, each, 0, NO_ID - 1)
+
+
+def _optional(*checks: Any, **kw: Any) -> Any:
+    return field(default=None, validator=validators.optional(list(checks)), kw_only=True, **kw)
+
+
+def _flag() -> Any:
+    return field(default=False, validator=_boolean, kw_only=True)
+
+
+def _namespaces(value: Any) -> Namespaces:
+    return value if isinstance(value, Namespaces) else Namespaces(value)
+
+
+# ---- Config ----
+
+
+@define(on_setattr=[setters.convert, setters.validate])
+class Config:
+    """What a process shall get: its namespaces, and what is done in them before the program starts.
+
+    Modelled on libcontainer's ``configs.Config``. Mutable; every assignment is validated, and :meth:`validate`, which each
+    verb calls first, checks what fields mean for each other. Compares by value, not hashable. Made by :meth:`new` and
+    :meth:`join`.
+
+    ``namespaces``
+        :class:`Namespaces`, or an iterable to make them of
+    ``uid_mappings``, ``gid_mappings``
+        lists of :class:`IDMap` (or ``"0:1000:1"``) for a created user namespace; both None: the caller is root inside, as
+        ``unshare -r``; both ``[]``: nobody is mapped
+    ``setgroups``
+        None: denied for a gid map of a single id, allowed for ranges; ``"deny"`` or ``"allow"`` insist
+    ``hostname``, ``domainname``
+        1 to 64 bytes; need uts
+    ``time_offsets``
+        ``{"boottime": 3600, "monotonic": -1.5}``: seconds, int, float or (seconds, nanoseconds); need a created time
+    ``mounts``, ``root``
+        not performed yet. ``mounts=[]`` also leaves the old ``/proc``; None gives a new pid with a new mnt namespace its own
+    ``propagation``
+        of all mounts in a created mnt namespace: ``"private"`` (the default), ``"slave"``, ``"shared"``, ``"unchanged"``
+    ``sysctl``
+        not performed yet
+    ``loopback``
+        bring ``lo`` up; needs net
+    ``uid``, ``gid``, ``groups``
+        ids inside, before the program starts
+    ``capabilities``
+        ``{"bounding": ["CAP_KILL"], …}`` with the five sets of capabilities(7); one left out is empty, as in libcontainer
+    ``rlimits``
+        ``{"RLIMIT_NOFILE": (soft, hard)}`` or one int for both; -1 is no limit
+    ``no_new_privs``
+        set the bit of that name, prctl(2)
+    ``oom_score_adj``
+        -1000 to 1000, proc(5)
+    ``parent_death_signal``
+        sent to the program when the thread that started it ends; main thread only
+    ``cgroup_path``
+        absolute path, or fd, of the cgroup2 directory to start in
+    ``init``
+        a small reaper as pid 1 of the created pid namespace, beside the program
+    ``target``
+        the process or namespace given to :meth:`join`
+    ``extra``
+        anything a loaded file has that is not modelled
+    """
+
+    namespaces: Namespaces = field(factory=Namespaces, converter=_namespaces)
+    uid_mappings: list[IDMap] | None = field(default=None, converter=_id_maps, kw_only=True)
+    gid_mappings: list[IDMap] | None = field(default=None, converter=_id_maps, kw_only=True)
+    setgroups: str | None = field(default=None, validator=_one_of(None, "deny", "allow"), kw_only=True)
+    hostname: str | None = _optional(_name)
+    domainname: str | None = _optional(_name)
+    time_offsets: dict[str, tuple[int, int]] = field(factory=dict, converter=_time_offsets, kw_only=True)
+    mounts: list[Any] | None = _optional(validators.instance_of(list))
+    root: str | None = _optional(_absolute)
+    propagation: str | None = field(default=None, validator=_one_of(None, *PROPAGATIONS), kw_only=True)
+    sysctl: dict[str, str] = field(factory=dict, validator=_texts, kw_only=True)
+    loopback: bool = _flag()
+    uid: int | None = _optional(_integer(0, NO_ID - 1))
+    gid: int | None = _optional(_integer(0, NO_ID - 1))
+    groups: Sequence[int] | None = _optional(_ids)
+    capabilities: dict[str, frozenset[str]] | None = field(default=None, converter=_capabilities, kw_only=True)
+    rlimits: dict[str, tuple[int, int]] = field(factory=dict, converter=_rlimits, kw_only=True)
+    no_new_privs: bool = _flag()
+    oom_score_adj: int | None = _optional(_integer(-1000, 1000))
+    parent_death_signal: int | None = _optional(_integer(1, 64))
+    cgroup_path: str | os.PathLike[str] | int | None = _optional(_cgroup)
+    init: bool = _flag()
+    target: Any = field(default=None, kw_only=True)
+    extra: dict[str, Any] = field(factory=dict, converter=converters.default_if_none(factory=dict), kw_only=True)
+
+    @classmethod
+    def new(cls, *types: NamespaceType | str, **fields: Any) -> Self:
+        """Make a Config: words create, ``net="blue"`` (a type's name as keyword) joins, other keywords are fields.
+
+        A join takes the name of a net namespace, a path, a pid, a process or a handle, which is kept and never closed;
+        nothing is opened until a verb runs. Created and joined both is a ValueError.
+        """
+        namespaces = Namespaces(fields.pop("namespaces", ()))
+        for each in types:
+            if namespaces.contains(each):
+                raise ValueError(f"namespaces: {NamespaceType.parse(each).proc_name} is given twice")
+            namespaces.add(each)
+        for each in NamespaceType:
+            if each.proc_name in fields:
+                joined = joined_namespace(each, fields.pop(each.proc_name))
+                if namespaces.contains(each):
+                    raise ValueError(f"{each.proc_name}: created and joined both")
+                namespaces._put(joined)
+        return cls(namespaces, **fields)
+
+    @classmethod
+    def join(cls, target: Any, *types: NamespaceType | str, **fields: Any) -> Self:
+        """Make a Config that joins *types* of *target*; of a process all that differ from the caller's, if none is named.
+
+        *target* takes every form of :func:`nsapi.open`; nothing is opened until a verb runs.
+        """
+        if target is None:
+            raise TypeError("target: None is no process and no namespace")
+        config = cls.new(**fields)
+        if isinstance(target, str) and "/" not in target and not types:
+            types = (NamespaceType.NET,)
+        elif not types and isinstance(getattr(target, "type", None), NamespaceType):
+            types = (target.type,)
+        for each in types:
+            joined = joined_namespace(NamespaceType.parse(each), target)
+            if config.namespaces.contains(joined.type):
+                raise ValueError(f"{joined.type.proc_name}: created or joined twice")
+            config.namespaces._put(joined)
+        config.target = target
+        return config
+
+    def validate(self) -> None:
+        """Check the fields against each other, without touching the system; the first problem is a ValueError.
+
+        The rules are libcontainer's, the OCI runtime-spec's and the kernel's.
+        """
+        validate(self)
+        for problem in self._problems():
+            raise ValueError(problem)
+
+    def _problems(self) -> Iterator[str]:
+        contains, private = self.namespaces.contains, self.namespaces.is_private
+        yield from self._map_problems()
+        for name in ("hostname", "domainname"):
+            if getattr(self, name) is not None and not contains("uts"):
+                yield f"{name}: needs a uts namespace, so as not to rename the host"
+        if self.time_offsets and not private("time"):
+            yield "time_offsets: need a created time namespace; those of one that is joined are fixed"
+        if self.loopback and not contains("net"):
+            yield "loopback: needs a net namespace"
+        if self.propagation is not None and not private("mnt"):
+            yield "propagation: needs a created mnt namespace"
+        if self.init and not private("pid"):
+            yield "init: needs a created pid namespace, of which it is pid 1"
+        if self.parent_death_signal not in (None, 9) and private("pid") and not self.init:
+            yield (
+                f"parent_death_signal: {self.parent_death_signal} would be dropped by pid 1 of a pid namespace,"
+                " which has no handler for it: SIGKILL (9), or init=True"
+            )
+        yield from self._capability_problems()
+
+    def _map_problems(self) -> Iterator[str]:
+        lists = {"uid_mappings": self.uid_mappings, "gid_mappings": self.gid_mappings}
+        if not self.namespaces.is_private("user"):
+            where = "is joined and has its maps" if self.namespaces.contains("user") else "is not among the namespaces"
+            for name, maps in (*lists.items(), ("setgroups", self.setgroups)):
+                if maps is not None:
+                    yield f"{name}: a user namespace {where}"
+            return
+        if (self.uid_mappings is None) != (self.gid_mappings is None):
+            yield "uid_mappings, gid_mappings: one given needs the other; [] maps nobody"
+        for name, maps in lists.items():
+            yield from _list_problems(name, maps or [])
+
+    def _capability_problems(self) -> Iterator[str]:
+        sets = {name: (self.capabilities or {}).get(name, frozenset()) for name in CAPABILITY_SETS}
+        for small, large in (
+            ("effective", "permitted"),
+            ("ambient", "permitted"),
+            ("ambient", "inheritable"),
+            ("inheritable", "bounding"),
+        ):
+            for each in sorted(sets[small] - sets[large]):
+                yield f"capabilities: {each} is {small}, so it must be {large} too (capabilities(7))"
+
+
+def _list_problems(name: str, maps: Sequence[IDMap]) -> Iterator[str]:
+    if len(maps) > MAX_EXTENTS:
+        yield f"{name}: {len(maps)} entries, and the kernel takes {MAX_EXTENTS}"
+    if len(map_text(maps)) > MAX_MAP_BYTES:
+        yield f"{name}: {len(map_text(maps))} bytes of text, and the kernel takes {MAX_MAP_BYTES}"
+    for side in ("container_id", "host_id"):
+        ordered = sorted(maps, key=lambda each: getattr(each, side))
+        for low, high in zip(ordered, ordered[1:]):
+            if getattr(low, side) + low.size > getattr(high, side):
+                yield f"{name}: {low} and {high} overlap in {side}"
