@@ -6,10 +6,12 @@ The modules, from the words to the kernel:
 =============  =============================================================================
 ``_types``     NamespaceType: the table of the eight types
 ``_config``    Namespace, Namespaces, IDMap, Config: values and their validators
+``_plan``      Config to an ordered list of steps, and why in that order; pure
 ``_native``    the list to the C core (``_native.c``), which performs it
 ``_switch``    the calling thread to other namespaces and back
 ``_handle``    NamespaceHandle: owns an fd on a namespace; open, current
 ``_enter``     enter, setns, unshare
+``_process``   Popen, run
 ``_errors``    NamespaceError: the step, the errno, the usual remedy
 =============  =============================================================================
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from nsapi._handle import NamespaceHandle as NamespaceHandle
     from nsapi._handle import current as current
     from nsapi._handle import open as open
+    from nsapi._process import Popen as Popen
+    from nsapi._process import run as run
     from nsapi._types import NamespaceType as NamespaceType
     from nsapi._types import is_namespace_supported as is_namespace_supported
     from nsapi._types import namespace_types as namespace_types
@@ -42,6 +46,7 @@ _HOMES = {
     "_config": ("Namespace", "Namespaces", "IDMap", "Config"),
     "_handle": ("NamespaceHandle", "open", "current"),
     "_enter": ("enter", "setns", "unshare"),
+    "_process": ("Popen", "run"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

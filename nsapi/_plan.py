@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: MIT
+"""Config to carrier and ordered steps, and why in that order. Pure: it reads nothing and changes nothing.
+
+What it needs to know of the world is handed to it: facts about the caller, and fds that ``_process`` has opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from attrs import field, frozen
+
+from nsapi import _native
+from nsapi._config import CAPABILITIES, CAPABILITY_SETS, Config, IDMap, map_text
+from nsapi._errors import unsupported
+from nsapi._native import Exec, Step
+from nsapi._switch import Move
+from nsapi._types import NamespaceType, flags_of, names_of
+
+#: Since Linux 6.2 execve(2) moves a process into its time_for_children; before, only fork(2) did.
+TIME_AT_EXEC = (6, 2)
+_SIGPIPE, _SIGXFSZ = 13, 25  # what Python ignores and subprocess's restore_signals gives back
+_LAUNCHER_JOINS = (NamespaceType.USER, NamespaceType.PID, NamespaceType.TIME)
+
+
+@frozen(kw_only=True)
+class Facts:
+    """What a decision needs to know of the caller and the host."""
+
+    euid: int
+    egid: int
+    dumpable: bool = True
+    main_thread: bool = True
+    kernel: tuple[int, int] = TIME_AT_EXEC
+    oom_score_adj: int = 0
+
+
+@frozen(kw_only=True)
+class Request:
+    """What Popen was asked for beside the Config, made into numbers and bytes; see subprocess for the meanings."""
+
+    exec: Exec
+    name: str
+    cwd: bytes | None = None
+    caller_cwd: bytes = b"/"
+    stdio: tuple[tuple[int, int], ...] = ()
+    pass_fds: tuple[int, ...] = ()
+    close_fds: bool = True
+    restore_signals: bool = True
+    start_new_session: bool = False
+    process_group: int = -1
+    umask: int = -1
+    ids: bool = False
+
+
+@frozen(kw_only=True)
+class Descriptors:
+    """Fds opened before anything is joined, lent to the plan; -1 where it has no use for one."""
+
+    proc: int = -1
+    cgroup: int = -1
+    parent: int = -1
+
+
+@frozen
+class Plan:
+    """The steps in their order, for the carrier that can perform them."""
+
+    carrier: str
+    steps: tuple[Step, ...] = field(converter=tuple)
+
+
+def effective_maps(config: Config, facts: Facts) -> tuple[Sequence[IDMap], Sequence[IDMap]]:
+    """The maps to be written: as given, or for a created user namespace without any, the caller as root."""
+    if config.uid_mappings is None and config.gid_mappings is None:
+        return [IDMap(0, facts.euid, 1)], [IDMap(0, facts.egid, 1)]
+    return config.uid_mappings or [], config.gid_mappings or []
+
+
+def _foreign_map(config: Config, facts: Facts) -> bool:
+    """user_namespaces(7): a process without privilege outside may map its own id, and nothing else."""
+    return config.namespaces.is_private("user") and any(
+        len(maps) > 1 or any(each.size != 1 or each.host_id != own for each in maps)
+        for maps, own in zip(effective_maps(config, facts), (facts.euid, facts.egid))
+    )
+
+
+_Test = Callable[[Config, Request, "Sequence[NamespaceType]", Facts], bool]
+
+#: What a vfork child cannot do, and why: it shares the caller's memory, and the caller sleeps meanwhile. Part of the
+#: coming carrier C, the launcher; until that is here it is Unsupported, in these words.
+NEEDS_LAUNCHER: tuple[tuple[str, _Test], ...] = (
+    (
+        "id maps other than the caller's own single id, which a privileged process outside has to write",
+        lambda config, request, joins, facts: _foreign_map(config, facts),
+    ),
+    (
+        "joining a user, pid or time namespace: strangers there could reach into a child that shares our memory",
+        lambda config, request, joins, facts: any(each in _LAUNCHER_JOINS for each in joins),
+    ),
+    (
+        "uid, gid, groups, user=, group=, extra_groups=: changing ids in shared memory changes our own dumpable flag",
+        lambda config, request, joins, facts: (
+            request.ids or any(each is not None for each in (config.uid, config.gid, config.groups))
+        ),
+    ),
+    (
+        "setgroups='allow', which a privileged process outside has to write",
+        lambda config, request, joins, facts: config.setgroups == "allow",
+    ),
+    ("init=True", lambda config, request, joins, facts: config.init),
+    (
+        "joining together with a new user and a new pid namespace, which takes one more fork",
+        lambda config, request, joins, facts: (
+            bool(joins) and config.namespaces.is_private("user") and config.namespaces.is_private("pid")
+        ),
+    ),
+    (
+        "a map written by an ordinary user's process that is not dumpable, whose /proc files belong to root",
+        lambda config, request, joins, facts: (
+            config.namespaces.is_private("user") and facts.euid != 0 and not facts.dumpable
+        ),
+    ),
+    (
+        "process_group greater than 0 with a new pid namespace, in which that group does not exist",
+        lambda config, request, joins, facts: request.process_group > 0 and config.namespaces.is_private("pid"),
+    ),
+    (
+        "oom_score_adj lowered together with a new user namespace, which has no power over it",
+        lambda config, request, joins, facts: (
+            config.oom_score_adj is not None
+            and config.oom_score_adj < facts.oom_score_adj
+            and config.namespaces.is_private("user")
+        ),
+    ),
+    (
+        f"a new time namespace before Linux {'.'.join(map(str, TIME_AT_EXEC))}, where exec does not move into it",
+        lambda config, request, joins, facts: config.namespaces.is_private("time") and facts.kernel < TIME_AT_EXEC,
+    ),
+)
+
+#: Fields that are modelled and that no carrier performs yet. Nothing that confines is dropped in silence.
+NOT_PERFORMED: tuple[str, ...] = ("mounts", "root", "sysctl")
+
+
+def refuse(config: Config, request: Request, joins: Sequence[NamespaceType], facts: Facts) -> None:
+    """Raise for what cannot be performed: ValueError for what never can, Unsupported for what this version cannot."""
+    if config.parent_death_signal is not None and not facts.main_thread and not config.init:
+        raise ValueError(
+            "parent_death_signal: the kernel ties it to the thread that spawns, and this is not the main thread, which"
+            " may end sooner: spawn in the main thread, or init=True"
+        )
+    _refuse_regained_capabilities(config, facts)
+    for name in NOT_PERFORMED:
+        if getattr(config, name):
+            raise unsupported(f"{name} is not performed by this version of nsapi")
+    reasons = [words for words, needed in NEEDS_LAUNCHER if needed(config, request, joins, facts)]
+    if reasons:
+        raise unsupported(f"this version of nsapi cannot do: {'; '.join(reasons)}")
+
+
+def _refuse_regained_capabilities(config: Config, facts: Facts) -> None:
+    """execve(2) of uid 0 makes permitted and effective anew, of bounding and inheritable; no_new_privs stops that."""
+    if config.capabilities is None or "permitted" not in config.capabilities or config.no_new_privs:
+        return
+    own = facts.euid
+    if config.namespaces.is_private("user"):
+        inside = [each.to_container(own) for each in effective_maps(config, facts)[0]]
+        own = next((each for each in inside if each is not None), 65534)
+    regained = config.capabilities.get("bounding", frozenset()) - config.capabilities["permitted"]
+    if own == 0 and regained:
+        raise ValueError(
+            f"capabilities: the program is started as uid 0, and exec would give {', '.join(sorted(regained))} back, since"
+            " bounding holds them: take them out of bounding, or set no_new_privs=True"
+        )
+
+
+def plan(
+    config: Config, request: Request, joins: Sequence[Move], facts: Facts, fds: Descriptors = Descriptors()
+) -> Plan:
+    """Order the steps of starting a program as *config* and *request* say, *joins* being already opened.
+
+    Three rules make the order. /proc is written (maps, offsets, oom) before anything is mounted, by an fd from before
+    anything was joined. After making a user namespace the host's are out of reach, so joining comes first. And what
+    takes power away (capabilities, no_new_privs) comes last.
+    """
+    refuse(config, request, [each for move in joins for each in move.types], facts)
+    return Plan("vfork", _steps(config, request, joins, facts, fds))
+
+
+def _steps(
+    config: Config, request: Request, joins: Sequence[Move], facts: Facts, fds: Descriptors
+) -> Iterator[Step]:
+    created = config.namespaces.created()
+    # A new user namespace is the first of all and owns the others, unless something is joined: that comes before it.
+    late = bool(joins) and NamespaceType.USER in created
+    # time takes effect at exec, after its offsets are written: always by unshare.
+    at_clone = () if late else tuple(each for each in created if each is not NamespaceType.TIME)
+    words = f"clone {names_of(at_clone)}" if at_clone else "clone"
+    yield Step("clone", words, flags=flags_of(at_clone), fd=fds.cgroup, types=at_clone)
+    yield from _file_steps(request)
+    if config.oom_score_adj is not None:
+        yield _write(fds, "oom_score_adj", str(config.oom_score_adj).encode())
+    for move in joins:
+        words = f"setns {names_of(move.types)} of {move.words}"
+        yield Step("setns", words, fd=move.fd, flags=flags_of(move.types), types=move.types, filename=move.words)
+    rest = tuple(each for each in created if each not in at_clone)
+    if rest:
+        yield Step("unshare", f"unshare {names_of(rest)}", flags=flags_of(rest), types=rest)
+    if NamespaceType.USER in created:
+        yield from _map_steps(config, facts, fds)
+    if config.time_offsets:
+        text = "".join(f"{clock} {seconds} {nanos}\n" for clock, (seconds, nanos) in config.time_offsets.items())
+        yield _write(fds, "timens_offsets", text.encode(), (NamespaceType.TIME,))
+    for op, name in (("sethostname", config.hostname), ("setdomainname", config.domainname)):
+        if name is not None:
+            data = name.encode("utf-8", "surrogateescape")
+            yield Step(op, f"{op} {name}", data=data, length=len(data), types=(NamespaceType.UTS,))
+    if config.loopback:
+        yield Step("loopback", "bring up lo", types=(NamespaceType.NET,))
+    if NamespaceType.MNT in created:
+        yield from _mount_steps(config, fresh_proc=NamespaceType.PID in created)
+    yield from _process_steps(config, request, changed_root=any(NamespaceType.MNT in move.types for move in joins))
+    yield from _privilege_steps(config)
+    if config.parent_death_signal is not None:
+        # After all that changes credentials, which would clear it.
+        words = f"set parent_death_signal {config.parent_death_signal}"
+        yield Step("pdeathsig", words, value=config.parent_death_signal, fd=fds.parent)
+    yield Step("sigmask", "restore the signal mask")
+    yield Step("exec", f"exec {request.name}", data=request.exec, filename=request.name)
+
+
+def _file_steps(request: Request) -> Iterator[Step]:
+    if request.close_fds:
+        yield Step("close_on_exec", "close all other fds")
+    for fd in request.pass_fds:
+        yield Step("keep", f"pass fd {fd}", fd=fd)
+    for fd, to in request.stdio:
+        yield Step("dup2", f"make fd {fd} the child's {to}", fd=fd, value=to)
+
+
+def _write(fds: Descriptors, name: str, data: bytes, types: tuple[NamespaceType, ...] = ()) -> Step:
+    """Write the file of this name of the child's own, in the /proc that was opened before anything was joined."""
+    return Step(
+        "write",
+        f"write {name}",
+        fd=fds.proc,
+        path=f"self/{name}".encode(),
+        data=data,
+        length=len(data),
+        flags=_native.constant("PROC_SUPER_MAGIC"),
+        types=types,
+    )
+
+
+def _map_steps(config: Config, facts: Facts, fds: Descriptors) -> Iterator[Step]:
+    user = (NamespaceType.USER,)
+    uid_maps, gid_maps = effective_maps(config, facts)
+    if gid_maps or config.setgroups == "deny":
+        # Before gid_map: the kernel demands it of who has no CAP_SETGID outside, and refuses it afterwards.
+        yield _write(fds, "setgroups", b"deny", user)
+    for name, maps in (("uid_map", uid_maps), ("gid_map", gid_maps)):
+        if maps:
+            yield _write(fds, name, map_text(maps), user)
+
+
+def _mount_steps(config: Config, *, fresh_proc: bool) -> Iterator[Step]:
+    mnt = (NamespaceType.MNT,)
+    propagation = config.propagation or "private"
+    recursive = _native.constant("MS_REC")
+    if propagation != "unchanged":
+        flags = recursive | _native.constant(f"MS_{propagation.upper()}")
+        yield Step("mount", f"make all mounts {propagation}", path=b"/", data=b"none", flags=flags, types=mnt)
+    if fresh_proc and config.mounts is None:
+        if propagation in ("shared", "unchanged"):
+            # Else the new /proc would appear in the caller's namespace too.
+            private = recursive | _native.constant("MS_PRIVATE")
+            yield Step("mount", "make /proc private", path=b"/proc", data=b"none", flags=private, types=mnt)
+        flags = sum(map(_native.constant, ("MS_NOSUID", "MS_NODEV", "MS_NOEXEC")))
+        yield Step("mount", "mount /proc", path=b"/proc", data=b"proc", flags=flags, types=mnt)
+
+
+def _process_steps(config: Config, request: Request, *, changed_root: bool) -> Iterator[Step]:
+    import resource
+
+    for name, (soft, hard) in config.rlimits.items():
+        yield Step("prlimit", f"set {name}", flags=getattr(resource, name), value=soft, length=hard)
+    if request.start_new_session:
+        yield Step("setsid", "setsid")
+    if request.process_group >= 0:
+        yield Step("setpgid", f"setpgid {request.process_group}", value=request.process_group)
+    if request.umask >= 0:
+        yield Step("umask", "umask", value=request.umask)
+    if request.restore_signals:
+        signals = sum(1 << number - 1 for number in (_SIGPIPE, _SIGXFSZ))
+        yield Step("sigdefault", "restore signals", value=signals)
+    if changed_root:
+        # setns has put us at the root of the mount namespace; the caller's directory, where there is one of that name.
+        yield Step("chdir", "chdir to the caller's directory", path=request.caller_cwd, flags=1)
+    if request.cwd is not None:
+        name = request.cwd.decode("utf-8", "surrogateescape")
+        yield Step("chdir", f"chdir {name}", path=request.cwd, filename=name)
+
+
+def _privilege_steps(config: Config) -> Iterator[Step]:
+    if config.capabilities is not None:
+        masks = {
+            name: sum(1 << CAPABILITIES.index(each) for each in config.capabilities.get(name, ()))
+            for name in CAPABILITY_SETS
+        }
+        # Bounding first, while CAP_SETPCAP is there to do it; ambient last, it must be permitted and inheritable.
+        yield Step("cap_bound", "drop bounding capabilities", value=masks["bounding"])
+        yield Step(
+            "capset",
+            "set capabilities",
+            flags=masks["effective"],
+            value=masks["permitted"],
+            length=masks["inheritable"],
+        )
+        yield Step("cap_ambient", "set ambient capabilities", value=masks["ambient"])
+    if config.no_new_privs:
+        yield Step("no_new_privs", "set no_new_privs")

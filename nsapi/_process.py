@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: MIT
+"""Popen and run: subprocess's, with a Config. The child is made by the C core; no Python runs between clone and exec."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from errno import EINVAL
+from typing import Any
+
+from nsapi import _native, _plan
+from nsapi._config import Config
+from nsapi._errors import NamespaceError, refused
+from nsapi._handle import NamespaceHandle, Target, current, resolve
+from nsapi._native import Exec, Program
+from nsapi._switch import Move
+from nsapi._types import NamespaceType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from typing import IO
+
+    from typing_extensions import Self
+
+    _Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+    _File = int | IO[Any] | None
+
+
+def _config_of(config: Config | None, target: Any, types: Sequence[NamespaceType | str]) -> Config:
+    """One of the two, never none: nothing shall run outside by mistake."""
+    if config is not None and target is not None:
+        raise TypeError("config, target: give one, not both; target=x, types=(…) is short for Config.join(x, …)")
+    if config is None and target is None:
+        raise TypeError("config or target: one says which namespaces; without any, subprocess is what you want")
+    if isinstance(types, str):
+        raise TypeError(f"types: {types!r} is one word; a tuple of them is wanted")
+    if config is None:
+        return Config.join(target, *types)
+    if types:
+        raise TypeError("types: goes with target; a config has its own namespaces")
+    if not isinstance(config, Config):
+        raise TypeError(f"config: {config!r} is no Config")
+    return config
+
+
+class Popen(subprocess.Popen[Any]):
+    """A :class:`subprocess.Popen` whose program starts in the namespaces that *config* says.
+
+    Give *config*, or *target* and *types*, short for ``Config.join(target, *types)``. Every other argument is
+    subprocess's; ``preexec_fn`` and Windows's are refused. ``args[0]`` on PATH, *executable* and *cwd* are resolved
+    inside. A child starts in the namespaces of the calling thread, which sleeps until the program has started: neither
+    Ctrl-C nor a timeout reaches it before.
+
+    ``pid`` is the program's own, as the caller sees it; ``pidfd`` is owned by the object, and -1 once it is reaped.
+
+    Raises, beside subprocess's: NamespaceError with the step that failed (a program that is not found is one, and a
+    FileNotFoundError); ValueError or TypeError for what a Config cannot mean, before any system call;
+    :class:`Unsupported`. Nothing is left running, open or moved then.
+    """
+
+    _pidfd = -1
+
+    def __init__(
+        self,
+        args: _Path | Sequence[_Path],
+        bufsize: int = -1,
+        executable: _Path | None = None,
+        stdin: _File = None,
+        stdout: _File = None,
+        stderr: _File = None,
+        preexec_fn: None = None,
+        close_fds: bool = True,
+        shell: bool = False,
+        cwd: _Path | None = None,
+        env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
+        universal_newlines: bool | None = None,
+        startupinfo: None = None,
+        creationflags: int = 0,
+        restore_signals: bool = True,
+        start_new_session: bool = False,
+        pass_fds: Collection[int] = (),
+        *,
+        config: Config | None = None,
+        target: Any = None,
+        types: Sequence[NamespaceType | str] = (),
+        user: str | int | None = None,
+        group: str | int | None = None,
+        extra_groups: Iterable[str | int] | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        text: bool | None = None,
+        umask: int = -1,
+        pipesize: int = -1,
+        process_group: int | None = None,
+    ) -> None:
+        if preexec_fn is not None:
+            raise ValueError("preexec_fn: no Python can run between clone and exec; say it in the Config")
+        self._config = _config_of(config, target, types)
+        self._config.validate()
+        if process_group is not None and not isinstance(process_group, int):
+            raise TypeError(f"process_group: {process_group!r} is no int")
+        # Python 3.10's has no such keyword; it comes to _execute_child past subprocess, everywhere.
+        self._process_group = -1 if process_group is None else process_group
+        super().__init__(
+            args,
+            bufsize=bufsize,
+            executable=executable,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            close_fds=close_fds,
+            shell=shell,
+            cwd=cwd,
+            env=env,
+            universal_newlines=universal_newlines,
+            startupinfo=startupinfo,
+            creationflags=creationflags,
+            restore_signals=restore_signals,
+            start_new_session=start_new_session,
+            pass_fds=pass_fds,
+            user=user,
+            group=group,
+            extra_groups=extra_groups,
+            encoding=encoding,
+            errors=errors,
+            text=text,
+            umask=umask,
+            pipesize=pipesize,
+        )
+
+    @property
+    def pidfd(self) -> int:
+        """A pidfd of the program, owned by this object; -1 once the program has been waited for."""
+        return self._pidfd
+
+    @property
+    def shares_pidns(self) -> bool:
+        """Whether the program shares its pid namespace with others: False where one was created for it.
+
+        As libcontainer's ``sharePidns``: then its end does not end the processes it has started.
+        """
+        return not self._config.namespaces.is_private("pid")
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal to the program, by its pidfd: never to a stranger that has its number."""
+        self.poll()
+        if self.returncode is None and self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, sig)
+            except ProcessLookupError:
+                pass  # it has ended meanwhile, as in subprocess
+
+    def terminate(self) -> None:
+        """Send SIGTERM.
+
+        A program that is pid 1 of its pid namespace (one was created, without ``init=True``) gets only signals that it
+        has a handler for, and SIGKILL and SIGSTOP: ``terminate()`` does nothing to a ``sleep`` there. Use :meth:`kill`.
+        """
+        super().terminate()
+
+    # ---- what subprocess calls ----
+
+    def _execute_child(  # type: ignore[override]
+        self,
+        args: Any,
+        executable: Any,
+        preexec_fn: None,
+        close_fds: bool,
+        pass_fds: Collection[int],
+        cwd: _Path | None,
+        env: Mapping[Any, Any] | None,
+        startupinfo: None,
+        creationflags: int,
+        shell: bool,
+        p2cread: int,
+        p2cwrite: int,
+        c2pread: int,
+        c2pwrite: int,
+        errread: int,
+        errwrite: int,
+        restore_signals: bool,
+        gid: int | None,
+        gids: list[int] | None,
+        uid: int | None,
+        umask: int,
+        start_new_session: bool,
+        process_group: int = -1,  # absent on Python 3.10; ours comes another way
+    ) -> None:
+        if shell and isinstance(args, os.PathLike):
+            raise TypeError("path-like args is not allowed when shell is true")
+        argv = [args] if isinstance(args, (str, bytes, os.PathLike)) else list(args)
+        if not argv:
+            raise ValueError("args: at least the program's name is needed")
+        if shell:
+            argv = [executable or "/bin/sh", "-c", *argv]
+        if executable is None:
+            executable = argv[0]
+        sys.audit("subprocess.Popen", executable, argv, cwd, env)
+        with _Lent() as lent:
+            child_ends = ((p2cread, 0), (c2pwrite, 1), (errwrite, 2))
+            request = _plan.Request(
+                exec=_exec(executable, argv, env),
+                name=os.fsdecode(executable),
+                cwd=None if cwd is None else _bytes("cwd", cwd),
+                caller_cwd=_caller_cwd(),
+                stdio=tuple((lent.above_stdio(fd, to), to) for fd, to in child_ends if fd != -1),
+                pass_fds=tuple(sorted(map(int, pass_fds))),
+                close_fds=close_fds,
+                restore_signals=restore_signals,
+                start_new_session=start_new_session,
+                process_group=self._process_group,
+                umask=umask,
+                ids=not (gid is None and gids is None and uid is None),
+            )
+            # Not by `lent`'s wish but by the config's: what a verb joins is opened at its call.
+            moves = lent.joins(self._config)
+            facts = _facts(self._config)
+            _plan.refuse(self._config, request, [each for move in moves for each in move.types], facts)
+            plan = _plan.plan(self._config, request, moves, facts, lent.descriptors(self._config))
+            self.pid, self._pidfd = _native.spawn(Program(plan.steps))
+        self._child_created = True
+        self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
+
+    def _internal_poll(self, *args: Any, **keywords: Any) -> int | None:
+        result: int | None = super()._internal_poll(*args, **keywords)  # type: ignore[misc]
+        self._close_pidfd_if_reaped()
+        return result
+
+    def _wait(self, timeout: float | None) -> int:
+        result: int = super()._wait(timeout)  # type: ignore[misc]
+        self._close_pidfd_if_reaped()
+        return result
+
+    def _close_pidfd_if_reaped(self, _close: Any = os.close) -> None:
+        # Also called by __del__ at the end of the interpreter, hence the default argument.
+        if self.returncode is not None and self._pidfd >= 0:
+            pidfd, self._pidfd = self._pidfd, -1
+            _close(pidfd)
+
+    def __enter__(self) -> Self:
+        return super().__enter__()
+
+
+def run(
+    args: _Path | Sequence[_Path],
+    *,
+    config: Config | None = None,
+    target: Any = None,
+    types: Sequence[NamespaceType | str] = (),
+    input: Any = None,
+    capture_output: bool = False,
+    timeout: float | None = None,
+    check: bool = False,
+    **keywords: Any,
+) -> subprocess.CompletedProcess[Any]:
+    """Run a program in namespaces and wait for it: :func:`subprocess.run` with a Config.
+
+    *config*, *target*, *types* and what is raised are those of :class:`Popen`; all else is subprocess's.
+    """
+    if input is not None:
+        if keywords.get("stdin") is not None:
+            raise ValueError("stdin and input arguments may not both be used.")
+        keywords["stdin"] = subprocess.PIPE
+    if capture_output:
+        if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
+            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+        keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
+    with Popen(args, config=config, target=target, types=types, **keywords) as process:
+        try:
+            stdout, stderr = process.communicate(input, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()  # what was read so far is in the exception already
+            raise
+        except BaseException:  # KeyboardInterrupt too: communicate has waited for it a while
+            process.kill()
+            raise
+        status = process.poll()
+        assert status is not None
+    if check and status:
+        raise subprocess.CalledProcessError(status, process.args, output=stdout, stderr=stderr)
+    return subprocess.CompletedProcess(process.args, status, stdout, stderr)
+
+
+# ---- what a plan needs from the world ----
+
+
+class _Lent:
+    """Fds that are open for the time of one spawn; ``with`` closes them."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        self._handles: list[NamespaceHandle] = []
+        self._targets: list[Target] = []
+
+    def __enter__(self) -> _Lent:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for handle in self._handles:
+            handle.close()
+        for target in self._targets:
+            target.__exit__()
+        for fd in self._fds:
+            os.close(fd)
+
+    def _own(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def above_stdio(self, fd: int, to: int) -> int:
+        """Move an fd that another dup2 could overwrite out of the way of 0, 1 and 2."""
+        import fcntl
+
+        return fd if fd > 2 or fd == to else self._own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+
+    def joins(self, config: Config) -> list[Move]:
+        """Open all that is to be joined, before anything is: afterwards paths mean something else, or nothing."""
+        moves = []
+        joined = list(config.namespaces.joined())
+        if config.target is not None:
+            of_target = [each for each in joined if each.target is config.target]
+            target = resolve(config.target)
+            self._targets.append(target)
+            if target.is_process:
+                types = tuple(each.type for each in of_target) or self._differing(target, config)
+                if types:
+                    moves.append(Move(types, target.fd, target.words))
+                joined = [each for each in joined if each not in of_target]
+            elif not config.namespaces.joined():
+                handle = self._handle(target, None)
+                if config.namespaces.contains(handle.type):
+                    raise ValueError(f"{handle.type.proc_name}: created and joined both")
+                moves.append(Move((handle.type,), handle.fileno(), target.words))
+        for each in joined:
+            with resolve(each.path if each.target is None else each.target) as target:
+                moves.append(Move((each.type,), self._handle(target, each.type).fileno(), target.words))
+        return moves
+
+    def _handle(self, target: Target, type: NamespaceType | None) -> NamespaceHandle:
+        handle = target.open(type)
+        self._handles.append(handle)
+        return handle
+
+    def _differing(self, target: Target, config: Config) -> tuple[NamespaceType, ...]:
+        """Take what differs from the caller's: joining one's own user namespace is an error, the rest a waste."""
+        types = []
+        for each in NamespaceType:
+            if config.namespaces.contains(each):
+                continue
+            there, here = target.open(each), current(each)
+            if there != here:
+                types.append(each)
+            there.close()
+            here.close()
+        return tuple(types)
+
+    def descriptors(self, config: Config) -> _plan.Descriptors:
+        """Open what the steps write to or look at, in the caller's namespaces."""
+        proc = cgroup = parent = -1
+        if config.namespaces.is_private("user") or config.time_offsets or config.oom_score_adj is not None:
+            proc = self._own(_open_directory("/proc"))
+            if _native.fs_magic(proc) != _native.constant("PROC_SUPER_MAGIC"):
+                raise refused(EINVAL, "/proc is no procfs here; maps, offsets and oom_score_adj are written there")
+        if config.cgroup_path is not None:
+            cgroup = self._cgroup(config.cgroup_path)
+        if config.parent_death_signal is not None:
+            parent = self._own(os.pidfd_open(os.getpid()))
+        return _plan.Descriptors(proc=proc, cgroup=cgroup, parent=parent)
+
+    def _cgroup(self, path: str | os.PathLike[str] | int) -> int:
+        fd = path if isinstance(path, int) else self._own(_open_directory(os.fspath(path)))
+        magic = _native.fs_magic(fd)
+        if magic == _native.constant("CGROUP2_SUPER_MAGIC"):
+            return fd
+        why = "it is no cgroup2 directory"
+        if magic == _native.constant("CGROUP_SUPER_MAGIC"):
+            why = "it is a cgroup v1 directory; on a hybrid host the cgroup2 tree is mounted at /sys/fs/cgroup/unified"
+        raise refused(EINVAL, f"cgroup_path: {why}", filename=str(path))
+
+
+def _open_directory(path: str) -> int:
+    try:
+        return os.open(path, _native.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NamespaceError(error.errno or EINVAL, None, path, step=f"open {path}") from None
+
+
+def _facts(config: Config) -> _plan.Facts:
+    oom = 0
+    if config.oom_score_adj is not None:
+        with open("/proc/thread-self/oom_score_adj", encoding="ascii") as file:
+            oom = int(file.read())
+    return _plan.Facts(
+        euid=os.geteuid(),
+        egid=os.getegid(),
+        dumpable=_native.dumpable() == 1,
+        main_thread=threading.get_native_id() == os.getpid(),
+        kernel=_kernel(),
+        oom_score_adj=oom,
+    )
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
+
+
+def _caller_cwd() -> bytes:
+    try:
+        return os.getcwdb()
+    except OSError:  # it has been removed
+        return b"/"
+
+
+def _bytes(name: str, value: _Path) -> bytes:
+    encoded = os.fsencode(value)
+    if b"\0" in encoded:
+        raise ValueError(f"{name}: embedded null byte")
+    return encoded
+
+
+def _exec(executable: _Path, argv: Sequence[_Path], env: Mapping[Any, Any] | None) -> Exec:
+    """Make what execve takes; a name without a slash is looked up on the child's PATH, by the child."""
+    variables = []
+    for key, value in (os.environ if env is None else env).items():
+        name = _bytes("env", key)
+        if b"=" in name:
+            raise ValueError("illegal environment variable name")
+        variables.append(name + b"=" + _bytes("env", value))
+    program = _bytes("executable", executable)
+    paths = [program]
+    if not os.path.dirname(program):
+        paths = [os.path.join(os.fsencode(folder), program) for folder in os.get_exec_path(env)]
+    return Exec(paths, [_bytes("args", each) for each in argv], variables)
