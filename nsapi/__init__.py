@@ -51,7 +51,26 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 #: Star-import leaves out ``open``, which would hide the built-in.
-__all__ = sorted(_HOME_OF.keys() - {"open"})
+__all__ = [
+    "Config",
+    "IDMap",
+    "Namespace",
+    "NamespaceError",
+    "NamespaceHandle",
+    "NamespaceRestoreError",
+    "NamespaceType",
+    "Namespaces",
+    "Popen",
+    "Unsupported",
+    "current",
+    "enter",
+    "is_namespace_supported",
+    "namespace_types",
+    "ns_name",
+    "run",
+    "setns",
+    "unshare",
+]
 
 
 def __getattr__(name: str) -> object:

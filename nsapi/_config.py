@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Namespace, Namespaces, IDMap, Config: values that say what a process shall get, and their validators. Nothing acts here."""
+"""Namespace, Namespaces, IDMap, Config: values that say what a process shall get. Nothing acts here."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-from attrs import Attribute, converters, define, field, frozen, setters, validate, validators
+from attrs import Attribute, define, field, frozen, setters, validators
 
 from nsapi._types import NamespaceType, flags_of
 
@@ -22,19 +23,23 @@ MAX_EXTENTS, MAX_MAP_BYTES, NO_ID = 340, 4095, 2**32 - 1
 MAX_HOSTNAME = 64
 
 # capabilities(7) in the order of their numbers
-CAPABILITIES = """
+CAPABILITIES: tuple[str, ...] = tuple(
+    """
     CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID CAP_SETUID CAP_SETPCAP
     CAP_LINUX_IMMUTABLE CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_ADMIN CAP_NET_RAW CAP_IPC_LOCK CAP_IPC_OWNER
     CAP_SYS_MODULE CAP_SYS_RAWIO CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYS_PACCT CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_NICE
     CAP_SYS_RESOURCE CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_MKNOD CAP_LEASE CAP_AUDIT_WRITE CAP_AUDIT_CONTROL CAP_SETFCAP
     CAP_MAC_OVERRIDE CAP_MAC_ADMIN CAP_SYSLOG CAP_WAKE_ALARM CAP_BLOCK_SUSPEND CAP_AUDIT_READ CAP_PERFMON CAP_BPF
     CAP_CHECKPOINT_RESTORE
-""".split()
+    """.split()
+)
 CAPABILITY_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
-RLIMITS = """
+RLIMITS: tuple[str, ...] = tuple(
+    """
     RLIMIT_AS RLIMIT_CORE RLIMIT_CPU RLIMIT_DATA RLIMIT_FSIZE RLIMIT_MEMLOCK RLIMIT_MSGQUEUE RLIMIT_NICE RLIMIT_NOFILE
     RLIMIT_NPROC RLIMIT_RSS RLIMIT_RTPRIO RLIMIT_RTTIME RLIMIT_SIGPENDING RLIMIT_STACK
-""".split()
+    """.split()
+)
 CLOCKS = ("monotonic", "boottime")
 PROPAGATIONS = ("private", "slave", "shared", "unchanged")
 
@@ -51,6 +56,10 @@ def _join_path(value: Any) -> str:
     return path
 
 
+def _parse_type(word: NamespaceType | str) -> NamespaceType:
+    return NamespaceType.parse(word)
+
+
 @frozen
 class Namespace:
     """One namespace of a container: *type*, and *path* ``""`` to create it or else the file to join it by.
@@ -58,7 +67,7 @@ class Namespace:
     As libcontainer's ``configs.Namespace``. *target* is what lives behind *path*, where it is a process or a handle.
     """
 
-    type: NamespaceType = field(converter=NamespaceType.parse)
+    type: NamespaceType = field(converter=_parse_type)
     path: str = field(default="", converter=_join_path)
     target: Any = field(default=None, kw_only=True, repr=False)
 
@@ -77,60 +86,55 @@ class Namespaces:
     __slots__ = ("_items",)
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, iterable: Iterable[Namespace | NamespaceType | str | tuple[NamespaceType | str, str]] = ()) -> None:
-        self._items: list[Namespace] = []
+    def __init__(
+        self, iterable: Iterable[Namespace | NamespaceType | str | tuple[NamespaceType | str, str]] = ()
+    ) -> None:
+        self._items: dict[NamespaceType, Namespace] = {}
         if isinstance(iterable, str):
             raise TypeError(f"namespaces: {iterable!r} is one word; a list of them is wanted")
         for item in iterable:
             namespace = _namespace(item)
-            if self.contains(namespace.type):
+            if namespace.type in self._items:
                 raise ValueError(f"namespaces: {namespace.type.proc_name} is given twice")
-            self._items.append(namespace)
+            self._items[namespace.type] = namespace
 
     def add(self, type: NamespaceType | str, path: str = "") -> None:
         """Append a namespace; where the type is there already, overwrite its path in place."""
         self._put(Namespace(type, path))
 
     def _put(self, namespace: Namespace) -> None:
-        at = self.index(namespace.type)
-        if at < 0:
-            self._items.append(namespace)
-        else:
-            self._items[at] = namespace
+        self._items[namespace.type] = namespace  # a dict keeps the place of a key that it has
 
     def remove(self, type: NamespaceType | str) -> bool:
         """Remove the namespace of *type*; tell whether there was one."""
-        at = self.index(type)
-        if at >= 0:
-            del self._items[at]
-        return at >= 0
+        return self._items.pop(NamespaceType.parse(type), None) is not None
 
     def contains(self, type: NamespaceType | str) -> bool:
         """Tell whether *type* is there, to be created or joined."""
-        return self.index(type) >= 0
+        return NamespaceType.parse(type) in self._items
 
     def index(self, type: NamespaceType | str) -> int:
         """Tell the position of *type*; -1 if it is absent."""
         parsed = NamespaceType.parse(type)
-        return next((at for at, each in enumerate(self._items) if each.type is parsed), -1)
+        return list(self._items).index(parsed) if parsed in self._items else -1
 
     def path_of(self, type: NamespaceType | str) -> str:
         """Tell the path by which *type* is joined; ``""`` if it is absent or created."""
-        at = self.index(type)
-        return self._items[at].path if at >= 0 else ""
+        found = self._items.get(NamespaceType.parse(type))
+        return found.path if found is not None else ""
 
     def is_private(self, type: NamespaceType | str) -> bool:
         """Tell whether *type* is to be created: there, and with no path."""
-        at = self.index(type)
-        return at >= 0 and not self._items[at].path
+        found = self._items.get(NamespaceType.parse(type))
+        return found is not None and not found.path
 
     def created(self) -> tuple[NamespaceType, ...]:
         """List the types to be created, in order."""
-        return tuple(each.type for each in self._items if not each.path)
+        return tuple(each.type for each in self._items.values() if not each.path)
 
     def joined(self) -> tuple[Namespace, ...]:
         """List the namespaces to be joined, in order."""
-        return tuple(each for each in self._items if each.path)
+        return tuple(each for each in self._items.values() if each.path)
 
     def clone_flags(self) -> int:
         """OR the CLONE_NEW* flags of what is created; joined ones do not count."""
@@ -140,19 +144,19 @@ class Namespaces:
         return self.contains(type)
 
     def __iter__(self) -> Iterator[Namespace]:
-        return iter(self._items)
+        return iter(self._items.values())
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, at: int) -> Namespace:
-        return self._items[at]
+        return list(self._items.values())[at]
 
     def __eq__(self, other: object) -> bool:
-        return self._items == other._items if isinstance(other, Namespaces) else NotImplemented
+        return list(self) == list(other) if isinstance(other, Namespaces) else NotImplemented
 
     def __repr__(self) -> str:
-        return f"Namespaces({self._items!r})"
+        return f"Namespaces({list(self)!r})"
 
 
 def _namespace(item: Any) -> Namespace:
@@ -276,6 +280,8 @@ def _id_maps(value: Any) -> list[IDMap] | None:
 
 
 def _offset(clock: str, value: Any) -> tuple[int, int]:
+    seconds: Any
+    nanoseconds: Any
     if isinstance(value, tuple) and len(value) == 2:
         seconds, nanoseconds = value
     elif isinstance(value, float) and math.isfinite(value):
@@ -337,9 +343,7 @@ def _rlimits(value: Any) -> dict[str, tuple[int, int]]:
 def _one_of(*choices: object) -> Any:
     def check(instance: object, attribute: Attribute[Any], value: object) -> None:
         if value not in choices or isinstance(value, bool):
-            raise ValueError(
-                f"{attribute.name}: {value!r} is not one of {', '.join(repr(each) for each in choices)}"
-            )
+            raise ValueError(f"{attribute.name}: {value!r} is not one of {', '.join(repr(each) for each in choices)}")
 
     return check
 
@@ -469,7 +473,7 @@ class Config:
     cgroup_path: str | os.PathLike[str] | int | None = _optional(_cgroup)
     init: bool = _flag()
     target: Any = field(default=None, kw_only=True)
-    extra: dict[str, Any] = field(factory=dict, converter=converters.default_if_none(factory=dict), kw_only=True)
+    extra: dict[str, Any] = field(factory=dict, validator=validators.instance_of(dict), kw_only=True)
 
     @classmethod
     def new(cls, *types: NamespaceType | str, **fields: Any) -> Self:
@@ -502,8 +506,8 @@ class Config:
         config = cls.new(**fields)
         if isinstance(target, str) and "/" not in target and not types:
             types = (NamespaceType.NET,)
-        elif not types and isinstance(getattr(target, "type", None), NamespaceType):
-            types = (target.type,)
+        elif not types and isinstance(own := getattr(target, "type", None), NamespaceType):
+            types = (own,)
         for each in types:
             joined = joined_namespace(NamespaceType.parse(each), target)
             if config.namespaces.contains(joined.type):
@@ -517,25 +521,29 @@ class Config:
 
         The rules are libcontainer's, the OCI runtime-spec's and the kernel's.
         """
-        validate(self)
+        # Assignment has checked each value; only what is inside of lists and dicts can have changed since.
+        for name in _CONTAINERS:
+            value = getattr(self, name)
+            if value:
+                setattr(self, name, value)
         for problem in self._problems():
             raise ValueError(problem)
 
     def _problems(self) -> Iterator[str]:
-        contains, private = self.namespaces.contains, self.namespaces.is_private
+        contains, created = self.namespaces.contains, self.namespaces.created()
         yield from self._map_problems()
         for name in ("hostname", "domainname"):
             if getattr(self, name) is not None and not contains("uts"):
                 yield f"{name}: needs a uts namespace, so as not to rename the host"
-        if self.time_offsets and not private("time"):
+        if self.time_offsets and NamespaceType.TIME not in created:
             yield "time_offsets: need a created time namespace; those of one that is joined are fixed"
         if self.loopback and not contains("net"):
             yield "loopback: needs a net namespace"
-        if self.propagation is not None and not private("mnt"):
+        if self.propagation is not None and NamespaceType.MNT not in created:
             yield "propagation: needs a created mnt namespace"
-        if self.init and not private("pid"):
+        if self.init and NamespaceType.PID not in created:
             yield "init: needs a created pid namespace, of which it is pid 1"
-        if self.parent_death_signal not in (None, 9) and private("pid") and not self.init:
+        if self.parent_death_signal not in (None, 9) and NamespaceType.PID in created and not self.init:
             yield (
                 f"parent_death_signal: {self.parent_death_signal} would be dropped by pid 1 of a pid namespace,"
                 " which has no handler for it: SIGKILL (9), or init=True"
@@ -556,6 +564,8 @@ class Config:
             yield from _list_problems(name, maps or [])
 
     def _capability_problems(self) -> Iterator[str]:
+        if self.capabilities is None:
+            return
         sets = {name: (self.capabilities or {}).get(name, frozenset()) for name in CAPABILITY_SETS}
         for small, large in (
             ("effective", "permitted"),
@@ -567,6 +577,9 @@ class Config:
                 yield f"capabilities: {each} is {small}, so it must be {large} too (capabilities(7))"
 
 
+_CONTAINERS = tuple("uid_mappings gid_mappings time_offsets mounts sysctl groups capabilities rlimits extra".split())
+
+
 def _list_problems(name: str, maps: Sequence[IDMap]) -> Iterator[str]:
     if len(maps) > MAX_EXTENTS:
         yield f"{name}: {len(maps)} entries, and the kernel takes {MAX_EXTENTS}"
@@ -574,6 +587,6 @@ def _list_problems(name: str, maps: Sequence[IDMap]) -> Iterator[str]:
         yield f"{name}: {len(map_text(maps))} bytes of text, and the kernel takes {MAX_MAP_BYTES}"
     for side in ("container_id", "host_id"):
         ordered = sorted(maps, key=lambda each: getattr(each, side))
-        for low, high in zip(ordered, ordered[1:]):
+        for low, high in pairwise(ordered):
             if getattr(low, side) + low.size > getattr(high, side):
                 yield f"{name}: {low} and {high} overlap in {side}"

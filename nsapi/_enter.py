@@ -31,9 +31,6 @@ else:
         def __class_getitem__(cls, item: object) -> type:
             return cls
 
-    def overload(function):
-        return function
-
 
 class Entering(_Generic[Entered]):
     """The context manager that :func:`enter` makes; entering opens the target, leaving closes it."""
@@ -81,7 +78,9 @@ class Entering(_Generic[Entered]):
 
 
 def _which(words: str) -> TypeError:
-    return TypeError(f"types: {words} has a namespace of each type: name one or more of {names_of(ENTERABLE).replace(',', ', ')}")
+    return TypeError(
+        f"types: {words} has a namespace of each type: name one or more of {names_of(ENTERABLE).replace(',', ', ')}"
+    )
 
 
 if TYPE_CHECKING:

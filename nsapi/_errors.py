@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from typing_extensions import Self
+
     from nsapi._types import NamespaceType
 
 
@@ -53,11 +55,11 @@ class NamespaceError(OSError):
     path: str | None
     hint: str | None
 
-    def __new__(
-        cls, errnum: int, strerror: str | None = None, filename: str | None = None, **facts: Any
-    ) -> NamespaceError:
+    def __new__(cls, errnum: int, strerror: str | None = None, filename: str | None = None, **facts: Any) -> Self:
         """Make an instance that is also of the built-in class for *errnum*."""
-        return super().__new__(_also_builtin(cls, errnum), errnum, strerror or os.strerror(errnum), filename)
+        combined: Any = _also_builtin(cls, errnum)
+        made: Self = super().__new__(combined, errnum, strerror or os.strerror(errnum), filename)
+        return made
 
     def __init__(
         self,
@@ -129,7 +131,7 @@ def _rebuild(
 ) -> NamespaceError:
     error = cls(errnum, strerror, filename, **facts)
     if notes:
-        error.__notes__ = notes
+        error.__dict__["__notes__"] = notes
     return error
 
 
@@ -172,7 +174,9 @@ def _no_space(types: tuple[str, ...]) -> str | None:
     for name in types:
         if _read(f"/proc/sys/user/max_{name}_namespaces") == "0":
             return f"user.max_{name}_namespaces is 0"
-    limits = ", ".join(f"user.max_{name}_namespaces is {_read(f'/proc/sys/user/max_{name}_namespaces')}" for name in types)
+    limits = ", ".join(
+        f"user.max_{name}_namespaces is {_read(f'/proc/sys/user/max_{name}_namespaces')}" for name in types
+    )
     return f"a limit is reached ({limits}), or user or pid namespaces are nested 33 deep"
 
 
@@ -182,7 +186,9 @@ def _may_not_create(types: tuple[str, ...]) -> str | None:
     if _read("/proc/sys/kernel/unprivileged_userns_clone") == "0":
         return "kernel.unprivileged_userns_clone is 0: this host allows user namespaces to root only"
     if _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return "kernel.apparmor_restrict_unprivileged_userns is 1: AppArmor allows user namespaces to listed programs only"
+        return (
+            "kernel.apparmor_restrict_unprivileged_userns is 1: AppArmor allows user namespaces to listed programs only"
+        )
     return "user namespaces are refused in a chroot, to a user without a map, or by the host's policy (seccomp, LSM)"
 
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import stat
 import sys
 from _thread import allocate_lock
 from errno import EACCES, EBADF, ECHILD, EINVAL, ENOENT, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, ESRCH
-from io import open as io_open
 
 from nsapi import _native, _switch
 from nsapi._errors import NamespaceError, hint, refused, unsupported
@@ -214,9 +214,7 @@ class NamespaceHandle:
             self._release()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         _switch.leave(self)
 
     def __eq__(self, other: object) -> bool:
@@ -321,7 +319,7 @@ def _has_ended(pidfd: int) -> bool:
 def _pid_of(pidfd: int) -> int:
     """Read the pid that a pidfd stands for; 0 or -1 (the kernel's words) where it has none here."""
     try:
-        with io_open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        with builtins.open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
             return next((int(line.split()[1]) for line in file if line.startswith("Pid:")), 0)
     except OSError:
         return 0
@@ -424,7 +422,7 @@ def _resolve_process(process: Any) -> Target:
                 if error.errno == ECHILD:
                     raise refused(
                         ESRCH,
-                        "it is no child of this process any more: somebody else has waited for it, and its pid may be reused",
+                        "it is no child of this process any more: somebody else has waited for it, its pid may be reused",
                         filename=kind,
                     ) from None
                 raise

@@ -723,3 +723,11 @@ int nsapi_single_threaded(void)
 {
     return SYS(unshare, CLONE_THREAD) == 0;
 }
+
+void nsapi_strings(const char *block, int count, const char **ret)
+{
+    for (int index = 0; index < count; index++) {
+        ret[index] = block;
+        block += strlen(block) + 1;
+    }
+}

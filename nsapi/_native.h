@@ -82,3 +82,6 @@ int nsapi_pidfd_open(int pid, unsigned int flags);
 long nsapi_fs_magic(int fd);
 int nsapi_dumpable(void);
 int nsapi_single_threaded(void);
+
+/* Points ret[0] … ret[count - 1] at the strings that stand in block one after another, each with its NUL. */
+void nsapi_strings(const char *block, int count, const char **ret);

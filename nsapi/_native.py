@@ -70,6 +70,15 @@ class Exec:
         self.paths, self.argv, self.env = paths, argv, env
 
 
+def _strings(strings: Sequence[bytes], kept: list[Any]) -> Any:
+    """Make a NULL-terminated ``char *[]``; what it points to is appended to *kept*."""
+    block = ffi.from_buffer(b"\0".join(strings) + b"\0")
+    array = ffi.new("char *[]", len(strings) + 1)
+    lib.nsapi_strings(block, len(strings), array)
+    kept += [block, array]
+    return array
+
+
 class Program:
     """Steps as the C core wants them, with all that they point to kept alive."""
 
@@ -91,11 +100,9 @@ class Program:
             elif step.data is not None:
                 raw.data = program = ffi.new("nsapi_exec *")
                 kept.append(program)
-                for name in ("paths", "argv", "env"):
-                    strings = [ffi.new("char[]", string) for string in getattr(step.data, name)]
-                    array = ffi.new("char *[]", [*strings, ffi.NULL])
-                    setattr(program, name if name != "env" else "envp", array)
-                    kept += [strings, array]
+                program.paths = _strings(step.data.paths, kept)
+                program.argv = _strings(step.data.argv, kept)
+                program.envp = _strings(step.data.env, kept)
         self._kept = kept
 
 
@@ -112,6 +119,11 @@ class State:
     def moved(self) -> bool:
         """Whether something has been moved and not yet returned to."""
         return bool(self.raw.moved & 0xFFFFFFFF)
+
+    @property
+    def child(self) -> tuple[int, int]:
+        """The pid and pidfd of the child that has been spawned; -1 and -1 before."""
+        return int(self.raw.pid), int(self.raw.pidfd)
 
     def take_fd(self, slot: int) -> int:
         """Give away the fd in *slot*; -1 if there is none."""
@@ -173,12 +185,10 @@ def leave(back: Program, state: State) -> None:
         )
 
 
-def spawn(program: Program) -> tuple[int, int]:
-    """Perform the steps in a vfork child; the first is its clone, the last its exec. Returns its pid and pidfd."""
-    state = State()
+def spawn(program: Program, state: State) -> None:
+    """Perform the steps in a vfork child; the first is its clone, the last its exec. *state* has its pid and pidfd."""
     if lib.nsapi_spawn(program.array, program.count, state.raw) < 0:
         raise _failure(program, state)
-    return state.raw.pid, state.raw.pidfd
 
 
 def ioctl(fd: int, request: str) -> int:

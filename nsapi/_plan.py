@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from attrs import field, frozen
+from attrs import frozen
 
 from nsapi import _native
 from nsapi._config import CAPABILITIES, CAPABILITY_SETS, Config, IDMap, map_text
@@ -67,7 +67,7 @@ class Plan:
     """The steps in their order, for the carrier that can perform them."""
 
     carrier: str
-    steps: tuple[Step, ...] = field(converter=tuple)
+    steps: tuple[Step, ...]
 
 
 def effective_maps(config: Config, facts: Facts) -> tuple[Sequence[IDMap], Sequence[IDMap]]:
@@ -81,7 +81,7 @@ def _foreign_map(config: Config, facts: Facts) -> bool:
     """user_namespaces(7): a process without privilege outside may map its own id, and nothing else."""
     return config.namespaces.is_private("user") and any(
         len(maps) > 1 or any(each.size != 1 or each.host_id != own for each in maps)
-        for maps, own in zip(effective_maps(config, facts), (facts.euid, facts.egid))
+        for maps, own in zip(effective_maps(config, facts), (facts.euid, facts.egid), strict=True)
     )
 
 
@@ -185,12 +185,10 @@ def plan(
     takes power away (capabilities, no_new_privs) comes last.
     """
     refuse(config, request, [each for move in joins for each in move.types], facts)
-    return Plan("vfork", _steps(config, request, joins, facts, fds))
+    return Plan("vfork", tuple(_steps(config, request, joins, facts, fds)))
 
 
-def _steps(
-    config: Config, request: Request, joins: Sequence[Move], facts: Facts, fds: Descriptors
-) -> Iterator[Step]:
+def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts, fds: Descriptors) -> Iterator[Step]:
     created = config.namespaces.created()
     # A new user namespace is the first of all and owns the others, unless something is joined: that comes before it.
     late = bool(joins) and NamespaceType.USER in created
