@@ -3,46 +3,23 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from attrs import Attribute, define, field, frozen, setters, validators
+from attrs import define, field, frozen, setters, validators
 
+from nsapi import _fields
+from nsapi._fields import NO_ID
 from nsapi._types import NamespaceType, flags_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: user_namespaces(7): lines in a map, bytes in one write, and the id that stands for none.
-MAX_EXTENTS, MAX_MAP_BYTES, NO_ID = 340, 4095, 2**32 - 1
-#: uts_namespaces(7), __NEW_UTS_LEN
-MAX_HOSTNAME = 64
-
-# capabilities(7) in the order of their numbers
-CAPABILITIES: tuple[str, ...] = tuple(
-    """
-    CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID CAP_SETUID CAP_SETPCAP
-    CAP_LINUX_IMMUTABLE CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_ADMIN CAP_NET_RAW CAP_IPC_LOCK CAP_IPC_OWNER
-    CAP_SYS_MODULE CAP_SYS_RAWIO CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYS_PACCT CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_NICE
-    CAP_SYS_RESOURCE CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_MKNOD CAP_LEASE CAP_AUDIT_WRITE CAP_AUDIT_CONTROL CAP_SETFCAP
-    CAP_MAC_OVERRIDE CAP_MAC_ADMIN CAP_SYSLOG CAP_WAKE_ALARM CAP_BLOCK_SUSPEND CAP_AUDIT_READ CAP_PERFMON CAP_BPF
-    CAP_CHECKPOINT_RESTORE
-    """.split()
-)
-CAPABILITY_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
-RLIMITS: tuple[str, ...] = tuple(
-    """
-    RLIMIT_AS RLIMIT_CORE RLIMIT_CPU RLIMIT_DATA RLIMIT_FSIZE RLIMIT_MEMLOCK RLIMIT_MSGQUEUE RLIMIT_NICE RLIMIT_NOFILE
-    RLIMIT_NPROC RLIMIT_RSS RLIMIT_RTPRIO RLIMIT_RTTIME RLIMIT_SIGPENDING RLIMIT_STACK
-    """.split()
-)
-CLOCKS = ("monotonic", "boottime")
-PROPAGATIONS = ("private", "slave", "shared", "unchanged")
-
+#: user_namespaces(7): lines in a map, and bytes in one write.
+MAX_EXTENTS, MAX_MAP_BYTES = 340, 4095
 
 # ---- namespaces ----
 
@@ -51,8 +28,7 @@ def _join_path(value: Any) -> str:
     if not isinstance(value, (str, bytes, os.PathLike)):
         raise TypeError(f"path: {value!r} is no path; a live process or handle is joined by Config.new or Config.join")
     path = os.fsdecode(value)
-    if "\0" in path:
-        raise ValueError(f"path: {path!r} has a NUL byte")
+    _fields.encode("path", path)
     return path
 
 
@@ -90,8 +66,8 @@ class Namespaces:
         self, iterable: Iterable[Namespace | NamespaceType | str | tuple[NamespaceType | str, str]] = ()
     ) -> None:
         self._items: dict[NamespaceType, Namespace] = {}
-        if isinstance(iterable, str):
-            raise TypeError(f"namespaces: {iterable!r} is one word; a list of them is wanted")
+        if isinstance(iterable, (str, Mapping)) or not isinstance(iterable, Iterable):
+            raise TypeError(f"namespaces: {iterable!r} is no list of types, (type, path) pairs or Namespace objects")
         for item in iterable:
             namespace = _namespace(item)
             if namespace.type in self._items:
@@ -139,6 +115,9 @@ class Namespaces:
     def clone_flags(self) -> int:
         """OR the CLONE_NEW* flags of what is created; joined ones do not count."""
         return flags_of(self.created())
+
+    def __copy__(self) -> Namespaces:
+        return Namespaces(self)
 
     def __contains__(self, type: NamespaceType | str) -> bool:
         return self.contains(type)
@@ -201,20 +180,6 @@ def joined_namespace(type: NamespaceType, target: Any) -> Namespace:
 # ---- id maps ----
 
 
-def _check_int(owner: str, name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{owner}{name}: {value!r} is no int")
-    if not low <= value <= high:
-        raise ValueError(f"{owner}{name}: {value} is not in {low} … {high}")
-
-
-def _integer(low: int, high: int) -> Any:
-    def check(instance: object, attribute: Attribute[Any], value: object) -> None:
-        _check_int("", attribute.name, value, low, high)
-
-    return check
-
-
 @frozen
 class IDMap:
     """One run of ids: *size* ids from *container_id* on inside are those from *host_id* on outside; user_namespaces(7).
@@ -222,9 +187,9 @@ class IDMap:
     All are 32-bit, and 4294967295 is no id; size is at least 1.
     """
 
-    container_id: int = field(validator=_integer(0, NO_ID - 1))
-    host_id: int = field(validator=_integer(0, NO_ID - 1))
-    size: int = field(validator=_integer(1, NO_ID))
+    container_id: int = field(validator=_fields.integer(0, NO_ID - 1))
+    host_id: int = field(validator=_fields.integer(0, NO_ID - 1))
+    size: int = field(validator=_fields.integer(1, NO_ID))
 
     def __attrs_post_init__(self) -> None:
         for name in ("container_id", "host_id"):
@@ -249,7 +214,7 @@ class IDMap:
         entries = [entry for line in text.splitlines() for entry in line.split(",") if entry.strip()]
         maps = []
         for entry in entries:
-            numbers = entry.replace(":", " ").split()
+            numbers = [each.strip() for each in entry.split(":")] if ":" in entry else entry.split()
             if len(numbers) != 3 or not all(number.isascii() and number.isdigit() for number in numbers):
                 raise ValueError(f"id map: {entry.strip()!r} is not CONTAINER:HOST:SIZE, three whole numbers")
             maps.append(cls(*map(int, numbers)))
@@ -266,132 +231,31 @@ def map_text(maps: Iterable[IDMap]) -> bytes:
     return "".join(f"{each.container_id} {each.host_id} {each.size}\n" for each in maps).encode()
 
 
-# ---- converters and validators of Config's fields ----
-
-
-def _id_maps(value: Any) -> list[IDMap] | None:
+def _id_maps(name: str, value: Any) -> list[IDMap] | None:
     if value is None:
         return None
-    if isinstance(value, str):
-        return IDMap.parse(value)
-    if isinstance(value, IDMap) or not isinstance(value, Iterable):
-        raise TypeError(f"id maps: {value!r} is no list of IDMap, nor text as '0:1000:1'")
-    return [each if isinstance(each, IDMap) else IDMap(*each) for each in value]
+    try:
+        if isinstance(value, str):
+            return IDMap.parse(value)
+        if isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable):
+            raise TypeError(f"{value!r} is no list of IDMap, nor text as '0:1000:1'")
+        return [each if isinstance(each, IDMap) else _id_map(each) for each in value]
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None  # IDMap cannot know of which field it is
 
 
-def _offset(clock: str, value: Any) -> tuple[int, int]:
-    seconds: Any
-    nanoseconds: Any
-    if isinstance(value, tuple) and len(value) == 2:
-        seconds, nanoseconds = value
-    elif isinstance(value, float) and math.isfinite(value):
-        # Not by divmod(value, 1): 0.1 shall be 100,000,000 ns.
-        seconds, nanoseconds = divmod(round(value * 1_000_000_000), 1_000_000_000)
-    else:
-        seconds, nanoseconds = value, 0
-    _check_int("time_offsets: ", f"seconds of {clock}", seconds, -(2**63), 2**63 - 1)
-    _check_int("time_offsets: ", f"nanoseconds of {clock}", nanoseconds, 0, 999_999_999)
-    return seconds, nanoseconds
+def _id_map(value: Any) -> IDMap:
+    if not isinstance(value, (tuple, list)) or len(value) != 3:
+        raise TypeError(f"{value!r} is no IDMap")
+    return IDMap(*value)
 
 
-def _time_offsets(value: Any) -> dict[str, tuple[int, int]]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"time_offsets: {value!r} is no dict of clock and seconds")
-    for clock in value:
-        if clock not in CLOCKS:
-            raise ValueError(f"time_offsets: {clock!r} is no clock; it is one of {', '.join(CLOCKS)}")
-    return {clock: _offset(clock, seconds) for clock, seconds in value.items()}
+def _uid_maps(value: Any) -> list[IDMap] | None:
+    return _id_maps("uid_mappings", value)
 
 
-def _capabilities(value: Any) -> dict[str, frozenset[str]] | None:
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        raise TypeError(f"capabilities: {value!r} is no dict of {', '.join(CAPABILITY_SETS)}")
-    sets = {}
-    for name, names in value.items():
-        if name not in CAPABILITY_SETS:
-            raise ValueError(f"capabilities: {name!r} is no set; it is one of {', '.join(CAPABILITY_SETS)}")
-        if isinstance(names, str) or not isinstance(names, Iterable):
-            raise TypeError(f"capabilities: {name}: {names!r} is no list of names")
-        members = []
-        for each in names:
-            if each not in CAPABILITIES:
-                raise ValueError(f"capabilities: {name}: {each!r} is no name of capabilities(7), as CAP_NET_ADMIN")
-            members.append(each)
-        sets[name] = frozenset(members)
-    return sets
-
-
-def _rlimits(value: Any) -> dict[str, tuple[int, int]]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"rlimits: {value!r} is no dict of RLIMIT_* and (soft, hard)")
-    limits = {}
-    for name, pair in value.items():
-        if name not in RLIMITS:
-            raise ValueError(f"rlimits: {name!r} is no name of getrlimit(2); it is one of {', '.join(RLIMITS)}")
-        soft, hard = pair if isinstance(pair, tuple) and len(pair) == 2 else (pair, pair)
-        for each in (soft, hard):
-            _check_int("rlimits: ", name, each, -1, 2**64 - 1)
-        # -1 is RLIM_INFINITY, as in the resource module.
-        limits[name] = soft % 2**64, hard % 2**64
-        if limits[name][0] > limits[name][1]:
-            raise ValueError(f"rlimits: {name}: soft {soft} is over hard {hard}")
-    return limits
-
-
-def _one_of(*choices: object) -> Any:
-    def check(instance: object, attribute: Attribute[Any], value: object) -> None:
-        if value not in choices or isinstance(value, bool):
-            raise ValueError(f"{attribute.name}: {value!r} is not one of {', '.join(repr(each) for each in choices)}")
-
-    return check
-
-
-def _boolean(instance: object, attribute: Attribute[Any], value: object) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{attribute.name}: {value!r} is neither True nor False")
-
-
-def _name(instance: object, attribute: Attribute[Any], value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{attribute.name}: {value!r} is no str")
-    if not 0 < len(os.fsencode(value)) <= MAX_HOSTNAME or "\0" in value:
-        raise ValueError(f"{attribute.name}: {value!r} is not 1 to {MAX_HOSTNAME} bytes without NUL")
-
-
-def _absolute(instance: object, attribute: Attribute[Any], value: object) -> None:
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{attribute.name}: {value!r} is no path")
-    if not os.path.isabs(value) or "\0" in os.fspath(value):
-        raise ValueError(f"{attribute.name}: {value!r} is no absolute path")
-
-
-def _cgroup(instance: object, attribute: Attribute[Any], value: object) -> None:
-    if isinstance(value, int):
-        _check_int("", attribute.name, value, 0, 2**31 - 1)
-    else:
-        _absolute(instance, attribute, value)
-
-
-def _texts(instance: object, attribute: Attribute[Any], value: object) -> None:
-    if not isinstance(value, dict) or not all(isinstance(each, str) for pair in value.items() for each in pair):
-        raise TypeError(f"{attribute.name}: {value!r} is no dict of str and str")
-
-
-def _ids(instance: object, attribute: Attribute[Any], value: object) -> None:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"{attribute.name}: {value!r} is no list of ids")
-    for each in value:
-        _check_int("", attribute.name, each, 0, NO_ID - 1)
-
-
-def _optional(*checks: Any, **kw: Any) -> Any:
-    return field(default=None, validator=validators.optional(list(checks)), kw_only=True, **kw)
-
-
-def _flag() -> Any:
-    return field(default=False, validator=_boolean, kw_only=True)
+def _gid_maps(value: Any) -> list[IDMap] | None:
+    return _id_maps("gid_mappings", value)
 
 
 def _namespaces(value: Any) -> Namespaces:
@@ -451,27 +315,27 @@ class Config:
     """
 
     namespaces: Namespaces = field(factory=Namespaces, converter=_namespaces)
-    uid_mappings: list[IDMap] | None = field(default=None, converter=_id_maps, kw_only=True)
-    gid_mappings: list[IDMap] | None = field(default=None, converter=_id_maps, kw_only=True)
-    setgroups: str | None = field(default=None, validator=_one_of(None, "deny", "allow"), kw_only=True)
-    hostname: str | None = _optional(_name)
-    domainname: str | None = _optional(_name)
-    time_offsets: dict[str, tuple[int, int]] = field(factory=dict, converter=_time_offsets, kw_only=True)
-    mounts: list[Any] | None = _optional(validators.instance_of(list))
-    root: str | None = _optional(_absolute)
-    propagation: str | None = field(default=None, validator=_one_of(None, *PROPAGATIONS), kw_only=True)
-    sysctl: dict[str, str] = field(factory=dict, validator=_texts, kw_only=True)
-    loopback: bool = _flag()
-    uid: int | None = _optional(_integer(0, NO_ID - 1))
-    gid: int | None = _optional(_integer(0, NO_ID - 1))
-    groups: Sequence[int] | None = _optional(_ids)
-    capabilities: dict[str, frozenset[str]] | None = field(default=None, converter=_capabilities, kw_only=True)
-    rlimits: dict[str, tuple[int, int]] = field(factory=dict, converter=_rlimits, kw_only=True)
-    no_new_privs: bool = _flag()
-    oom_score_adj: int | None = _optional(_integer(-1000, 1000))
-    parent_death_signal: int | None = _optional(_integer(1, 64))
-    cgroup_path: str | os.PathLike[str] | int | None = _optional(_cgroup)
-    init: bool = _flag()
+    uid_mappings: list[IDMap] | None = field(default=None, converter=_uid_maps, kw_only=True)
+    gid_mappings: list[IDMap] | None = field(default=None, converter=_gid_maps, kw_only=True)
+    setgroups: str | None = field(default=None, validator=_fields.one_of(None, "deny", "allow"), kw_only=True)
+    hostname: str | None = _fields.optional(_fields.name)
+    domainname: str | None = _fields.optional(_fields.name)
+    time_offsets: dict[str, tuple[int, int]] = field(factory=dict, converter=_fields.time_offsets, kw_only=True)
+    mounts: list[Any] | None = _fields.optional(validators.instance_of(list))
+    root: str | os.PathLike[str] | None = _fields.optional(_fields.absolute)
+    propagation: str | None = field(default=None, validator=_fields.one_of(None, *_fields.PROPAGATIONS), kw_only=True)
+    sysctl: dict[str, str] = field(factory=dict, validator=_fields.texts, kw_only=True)
+    loopback: bool = _fields.flag()
+    uid: int | None = _fields.optional(_fields.integer(0, NO_ID - 1))
+    gid: int | None = _fields.optional(_fields.integer(0, NO_ID - 1))
+    groups: Sequence[int] | None = _fields.optional(_fields.ids)
+    capabilities: dict[str, frozenset[str]] | None = field(default=None, converter=_fields.capabilities, kw_only=True)
+    rlimits: dict[str, tuple[int, int]] = field(factory=dict, converter=_fields.rlimits, kw_only=True)
+    no_new_privs: bool = _fields.flag()
+    oom_score_adj: int | None = _fields.optional(_fields.integer(-1000, 1000))
+    parent_death_signal: int | None = _fields.optional(_fields.integer(1, 64))
+    cgroup_path: str | os.PathLike[str] | int | None = _fields.optional(_fields.cgroup)
+    init: bool = _fields.flag()
     target: Any = field(default=None, kw_only=True)
     extra: dict[str, Any] = field(factory=dict, validator=validators.instance_of(dict), kw_only=True)
 
@@ -526,6 +390,8 @@ class Config:
             value = getattr(self, name)
             if value:
                 setattr(self, name, value)
+                _refill(value, getattr(self, name))
+                object.__setattr__(self, name, value)  # the same object: who holds it goes on changing this Config
         for problem in self._problems():
             raise ValueError(problem)
 
@@ -566,7 +432,7 @@ class Config:
     def _capability_problems(self) -> Iterator[str]:
         if self.capabilities is None:
             return
-        sets = {name: (self.capabilities or {}).get(name, frozenset()) for name in CAPABILITY_SETS}
+        sets = {name: (self.capabilities or {}).get(name, frozenset()) for name in _fields.CAPABILITY_SETS}
         for small, large in (
             ("effective", "permitted"),
             ("ambient", "permitted"),
@@ -575,6 +441,14 @@ class Config:
         ):
             for each in sorted(sets[small] - sets[large]):
                 yield f"capabilities: {each} is {small}, so it must be {large} too (capabilities(7))"
+
+
+def _refill(container: Any, checked: Any) -> None:
+    """Put what a converter has made of the content into the container itself."""
+    if isinstance(container, dict):
+        container.update(checked)
+    elif isinstance(container, list):
+        container[:] = checked
 
 
 _CONTAINERS = tuple("uid_mappings gid_mappings time_offsets mounts sysctl groups capabilities rlimits extra".split())

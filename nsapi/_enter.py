@@ -146,6 +146,8 @@ def _mask(nstype: int | NamespaceType | str | Iterable[NamespaceType | str]) -> 
         return types_in(nstype)
     if isinstance(nstype, (str, NamespaceType)):
         return (NamespaceType.parse(nstype),)
+    if not hasattr(nstype, "__iter__"):
+        raise TypeError(f"nstype: {nstype!r} is no namespace type")
     return parse_types(nstype)
 
 
@@ -163,9 +165,19 @@ def setns(
     own user namespace. ``EUSERS``: time in a threaded process. ``EPERM`` without CAP_SYS_ADMIN.
     """
     types = _mask(nstype)
+    if isinstance(fd, NamespaceHandle):
+        fd._borrow()  # so that close() in another thread does not let its number be reused meanwhile
+        try:
+            return _setns(fd._fd, types, unshare_fs=unshare_fs)
+        finally:
+            fd._release()
     number = fd if isinstance(fd, int) else getattr(fd, "fileno", lambda: fd)()
     if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"fd: {fd!r} is no file descriptor and has no fileno()")
+    return _setns(number, types, unshare_fs=unshare_fs)
+
+
+def _setns(number: int, types: tuple[NamespaceType, ...], *, unshare_fs: bool) -> None:
     words = f"fd {number}"
     magic = _native.fs_magic(number) if 0 <= number < 2**31 else -9
     if magic < 0:
@@ -198,10 +210,13 @@ def _check_alone(types: tuple[NamespaceType, ...]) -> None:
 
 
 def _refuse_own_user(number: int, words: str) -> None:
-    with resolve(_Lent(number)) as target:
-        there, here = target.open(NamespaceType.USER), current(NamespaceType.USER)
-    there.close()
-    here.close()
+    here = current(NamespaceType.USER)
+    try:
+        with resolve(_Lent(number)) as target:
+            there = target.open(NamespaceType.USER)
+        there.close()
+    finally:
+        here.close()
     if there == here:
         why = "a process cannot join the user namespace it is in; leave user out of nstype"
         raise refused(EINVAL, why, filename=words, type=NamespaceType.USER)
@@ -226,7 +241,7 @@ def unshare(*types: NamespaceType | str | int) -> None:
     """
     if not types:
         raise TypeError("types: name at least one namespace type")
-    if len(types) == 1 and isinstance(types[0], int):
+    if len(types) == 1 and isinstance(types[0], int) and not isinstance(types[0], bool):
         parsed = _mask(types[0])
         if not parsed:
             raise ValueError("types: 0 names no namespace type")
@@ -236,3 +251,5 @@ def unshare(*types: NamespaceType | str | int) -> None:
         _check_alone((NamespaceType.USER,))
     step = Step("unshare", f"unshare {names_of(parsed)}", flags=flags_of(parsed), types=parsed)
     _native.run(Program([step]), State())
+    if NamespaceType.MNT in parsed:  # the kernel has unshared root, cwd and umask with it
+        _switch.agree_on_fs("unshare", unshare_fs=True)

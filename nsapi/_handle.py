@@ -8,12 +8,12 @@ import os
 import stat
 import sys
 from _thread import allocate_lock
-from errno import EACCES, EBADF, ECHILD, EINVAL, ENOENT, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, ESRCH
+from errno import EACCES, EBADF, EINVAL, ENOENT, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, ESRCH, EXDEV
 
 from nsapi import _native, _switch
 from nsapi._errors import NamespaceError, hint, refused, unsupported
 from nsapi._native import Program, State
-from nsapi._types import NamespaceType, names_of, parse_types, types_in
+from nsapi._types import NamespaceType, is_namespace_supported, names_of, parse_types, types_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,9 +138,12 @@ class NamespaceHandle:
                 words = f"{name} of {self._words}"
                 found = None if fd < 0 else NamespaceHandle(fd, words)
                 with self._lock:
-                    kept = self._kin.setdefault(name, found)
-                if found is not None and kept is not found:  # another thread was faster
+                    # Closed meanwhile by another thread, it closes no more relatives.
+                    kept = None if self._closed else self._kin.setdefault(name, found)
+                if found is not None and kept is not found:  # or another thread was faster
                     found.close()
+            if self._closed:
+                raise ValueError(f"the handle on {self!r} is closed")
             return self._kin[name]
         finally:
             self._release()
@@ -234,8 +237,10 @@ class NamespaceHandle:
         if not getattr(self, "_closed", True):
             import warnings
 
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:  # warnings may be errors
+                self.close()
 
 
 _ALWAYS_ENTERABLE = tuple(each for each in _switch.ENTERABLE if each is not NamespaceType.MNT)
@@ -254,16 +259,20 @@ def _type_of(fd: int, words: str) -> NamespaceType:
     """Ask the kernel, but only where it is nsfs: elsewhere the ioctl's number may mean anything."""
     if _native.fs_magic(fd) != _native.constant("NSFS_MAGIC"):
         raise refused(EINVAL, "it is no namespace (not a file of nsfs)", filename=words)
-    return types_in(_native.ioctl(fd, "NS_GET_NSTYPE"))[0]
+    answer = _native.ioctl(fd, "NS_GET_NSTYPE")
+    if answer < 0:
+        why = "it was opened with O_PATH" if answer == -EBADF else None
+        raise NamespaceError(-answer, None, words, step="NS_GET_NSTYPE", hint=why)
+    return types_in(answer)[0]
 
 
 class Target:
     """What a verb was pointed at: a process, pinned by a pidfd, or one namespace. Owns its fd; ``with`` closes it."""
 
-    __slots__ = ("fd", "is_process", "pid", "words")
+    __slots__ = ("fd", "is_process", "words")
 
-    def __init__(self, fd: int, words: str, *, is_process: bool = False, pid: int = 0) -> None:
-        self.fd, self.words, self.is_process, self.pid = fd, words, is_process, pid
+    def __init__(self, fd: int, words: str, *, is_process: bool = False) -> None:
+        self.fd, self.words, self.is_process = fd, words, is_process
 
     def __enter__(self) -> Target:
         return self
@@ -282,47 +291,57 @@ class Target:
                 f"type: {self.words} has a namespace of each type: name {names_of(NamespaceType).replace(',', ', ')}"
             )
         fd = _native.ioctl(self.fd, f"PIDFD_GET_{type.proc_name.upper()}_NAMESPACE")
+        why = None
         if -fd in _OLD_KERNEL:  # before Linux 6.11
-            fd = self._open_in_proc(type)
+            fd, why = self._open_in_proc(type)
         if fd < 0:
-            why = hint(-fd, "open")
-            raise NamespaceError(
-                -fd, None, self.words, step=f"open the {type.proc_name} namespace of {self.words}", type=type, hint=why
-            )
+            step = f"open the {type.proc_name} namespace of {self.words}"
+            raise NamespaceError(-fd, None, self.words, step=step, type=type, hint=why or hint(-fd, "open"))
         return NamespaceHandle(fd, f"{self.words}, {type.proc_name}", type)
 
-    def _open_in_proc(self, type: NamespaceType) -> int:
-        pid = self.pid or _pid_of(self.fd)
+    def _open_in_proc(self, type: NamespaceType) -> tuple[int, str | None]:
+        """Open it in /proc: the fd and None, or -errno and why, where more is known than the errno."""
         try:
-            fd = os.open(f"/proc/{pid}/ns/{type.proc_name}", os.O_RDONLY | os.O_CLOEXEC)
+            proc = os.open("/proc", _native.O_PATH | _native.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            return -(error.errno or EACCES), None
+        try:
+            if _native.fs_magic(proc) != _native.constant("PROC_SUPER_MAGIC"):
+                return -EXDEV, hint(EXDEV, "open_own")
+            # The pid as this /proc counts: it may be of another pid namespace than the caller.
+            name = f"{_pid_of(self.fd, proc)}/ns/{type.proc_name}"
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
         except OSError as error:
             if error.errno != ENOENT:
-                return -(error.errno or EACCES)
-            if os.path.exists(f"/proc/{pid}/ns"):
+                return -(error.errno or EACCES), None
+            if not is_namespace_supported(type):
                 raise unsupported(f"this kernel has no {type.proc_name} namespaces") from None
-            return -ESRCH
+            if _is_ready(self.fd):
+                return -ESRCH, None
+            return -ESRCH, "/proc does not show it: hidden (hidepid), or of another pid namespace than this /proc"
+        finally:
+            os.close(proc)
         # Only now is it known that /proc/PID was still the process that the pidfd holds.
-        if _has_ended(self.fd):
+        if _is_ready(self.fd):
             os.close(fd)
-            return -ESRCH
-        return fd
+            return -ESRCH, None
+        return fd, None
 
 
-def _has_ended(pidfd: int) -> bool:
+def _is_ready(fd: int) -> bool:
+    """Tell whether *fd* can be read or has hung up: a pidfd, when its process has ended."""
     import select
 
     poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
+    poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
 
 
-def _pid_of(pidfd: int) -> int:
-    """Read the pid that a pidfd stands for; 0 or -1 (the kernel's words) where it has none here."""
-    try:
-        with builtins.open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-            return next((int(line.split()[1]) for line in file if line.startswith("Pid:")), 0)
-    except OSError:
-        return 0
+def _pid_of(pidfd: int, proc: int) -> int:
+    """Read the pid that a pidfd stands for in this /proc; 0 or -1 (the kernel's words) where it has none there."""
+    info = os.open(f"thread-self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    with builtins.open(info, encoding="ascii") as file:
+        return next((int(line.split()[1]) for line in file if line.startswith("Pid:")), 0)
 
 
 def resolve(target: Any) -> Target:
@@ -361,10 +380,10 @@ def _resolve_pid(pid: int, words: str = "") -> Target:
     fd = _native.pidfd_open(pid) if pid < 2**31 else -ESRCH
     if fd < 0:
         why = hint(-fd, "pidfd_open")
-        if -fd in (EINVAL, ENOENT):
-            why = "it is the id of a thread, not of a process"
+        if -fd in (EINVAL, ENOENT):  # ENOENT since Linux 6.9
+            fd, why = -EINVAL, "it is the id of a thread, not of a process"
         raise NamespaceError(-fd, None, words, step=f"pidfd_open of {words}", hint=why)
-    return Target(fd, words, is_process=True, pid=pid)
+    return Target(fd, words, is_process=True)
 
 
 def _resolve_path(path: str, words: str) -> Target:
@@ -381,7 +400,7 @@ def _resolve_path(path: str, words: str) -> Target:
         raise
     except OSError as error:
         named = path != words
-        why = hint(error.errno or 0, "open")
+        why = hint(error.errno or 0, "open") if path.startswith("/proc/") else None
         if named and error.errno == ENOENT:
             why = f"there is no {path}; `ip netns` lists the names, and nsapi.open never creates one"
         raise NamespaceError(
@@ -410,27 +429,47 @@ def _resolve_process(process: Any) -> Target:
         )
     pidfd = getattr(process, "pidfd", None)
     if isinstance(pidfd, int) and pidfd >= 0:
-        return Target(_duplicate(pidfd), kind, is_process=True)
+        target = Target(_duplicate(pidfd), kind, is_process=True)
+        if not _is_pidfd(target.fd):
+            with target:
+                raise refused(EINVAL, "its .pidfd is no pidfd", filename=kind)
+        return target
     target = _resolve_pid(pid, kind)
-    # A Popen whose child somebody else has reaped does not know it. Then the pid may be a stranger's.
-    subprocess = sys.modules.get("subprocess")
-    if subprocess is not None and isinstance(process, subprocess.Popen):
+    if _was_reaped(process, pid):
+        with target:
+            why = "it has ended, or is no child of this process; its pid may already be another's"
+            raise refused(ESRCH, why, filename=kind)
+    return target
+
+
+def _was_reaped(process: Any, pid: int) -> bool:
+    """Tell whether a child has been waited for behind the back of the object that stands for it.
+
+    Then its pid, pinned just now, may be a stranger's. The object of no other module than these three is known to stand
+    for a child; and a stranger who is our child too cannot be told from it.
+    """
+    if _is_a(process, "subprocess", "Popen") or _is_a(process, "asyncio.subprocess", "Process"):
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except OSError as error:
-            with target:
-                if error.errno == ECHILD:
-                    raise refused(
-                        ESRCH,
-                        "it is no child of this process any more: somebody else has waited for it, its pid may be reused",
-                        filename=kind,
-                    ) from None
-                raise
-    return target
+        except ChildProcessError:
+            return True
+    elif _is_a(process, "multiprocessing.process", "BaseProcess"):  # of a fork server it is no child of ours
+        try:
+            return _is_ready(process.sentinel)
+        except ValueError:  # multiprocessing.current_process() has none
+            return False
+    return False
+
+
+def _is_a(target: Any, module: str, name: str) -> bool:
+    """Tell whether it is an instance, without importing the module."""
+    return module in sys.modules and isinstance(target, getattr(sys.modules[module], name))
 
 
 def _resolve_fd(holder: Any) -> Target:
     fd = holder.fileno()
+    if isinstance(fd, bool) or not isinstance(fd, int):
+        raise TypeError(f"target: fileno() of {holder!r} is no int")
     words = f"{type(holder).__name__} fd {fd}"
     own = _duplicate(fd)
     if _native.fs_magic(own) == _native.constant("NSFS_MAGIC"):

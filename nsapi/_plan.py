@@ -6,16 +6,21 @@ What it needs to know of the world is handed to it: facts about the caller, and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 from attrs import frozen
 
 from nsapi import _native
-from nsapi._config import CAPABILITIES, CAPABILITY_SETS, Config, IDMap, map_text
+from nsapi._config import Config, IDMap, map_text
 from nsapi._errors import unsupported
+from nsapi._fields import CAPABILITIES, CAPABILITY_SETS
 from nsapi._native import Exec, Step
-from nsapi._switch import Move
 from nsapi._types import NamespaceType, flags_of, names_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nsapi._switch import Move
 
 #: Since Linux 6.2 execve(2) moves a process into its time_for_children; before, only fork(2) did.
 TIME_AT_EXEC = (6, 2)
@@ -212,7 +217,7 @@ def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts
         yield _write(fds, "timens_offsets", text.encode(), (NamespaceType.TIME,))
     for op, name in (("sethostname", config.hostname), ("setdomainname", config.domainname)):
         if name is not None:
-            data = name.encode("utf-8", "surrogateescape")
+            data = os.fsencode(name)
             yield Step(op, f"{op} {name}", data=data, length=len(data), types=(NamespaceType.UTS,))
     if config.loopback:
         yield Step("loopback", "bring up lo", types=(NamespaceType.NET,))

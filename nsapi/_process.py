@@ -8,16 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
-from errno import EINVAL
+from errno import EBADF, EINVAL
 from typing import Any
 
 from nsapi import _native, _plan
-from nsapi._config import Config
+from nsapi._config import Config, Namespace
 from nsapi._errors import NamespaceError, refused
-from nsapi._handle import NamespaceHandle, Target, current, resolve
+from nsapi._handle import NETNS_DIR, NamespaceHandle, Target, current, resolve
 from nsapi._native import Exec, Program, State
 from nsapi._switch import Move
-from nsapi._types import NamespaceType
+from nsapi._types import NamespaceType, is_namespace_supported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,10 +101,16 @@ class Popen(subprocess.Popen[Any]):
             raise ValueError("preexec_fn: no Python can run between clone and exec; say it in the Config")
         self._config = _config_of(config, target, types)
         self._config.validate()
+        self._shares_pidns = not self._config.namespaces.is_private("pid")  # a Config may change later
+        self._pidfd_lock = threading.RLock()  # reentrant: a signal handler may kill() too
         if process_group is not None and not isinstance(process_group, int):
             raise TypeError(f"process_group: {process_group!r} is no int")
         # Python 3.10's has no such keyword; it comes to _execute_child past subprocess, everywhere.
         self._process_group = -1 if process_group is None else process_group
+        pass_fds = _pass_fds(pass_fds)
+        for name, fd in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+            if isinstance(fd, int) and fd not in (subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL):
+                _refuse_closed(name, fd)
         super().__init__(
             args,
             bufsize=bufsize,
@@ -143,16 +149,17 @@ class Popen(subprocess.Popen[Any]):
 
         As libcontainer's ``sharePidns``: then its end does not end the processes it has started.
         """
-        return not self._config.namespaces.is_private("pid")
+        return self._shares_pidns
 
     def send_signal(self, sig: int) -> None:
         """Send a signal to the program, by its pidfd: never to a stranger that has its number."""
         self.poll()
-        if self.returncode is None and self._pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self._pidfd, sig)
-            except ProcessLookupError:
-                pass  # it has ended meanwhile, as in subprocess
+        with self._pidfd_lock:  # a thread that waits would close it, and its number be another's
+            if self._pidfd >= 0:
+                try:
+                    signal.pidfd_send_signal(self._pidfd, sig)
+                except ProcessLookupError:
+                    pass  # it has ended meanwhile, as in subprocess
 
     def terminate(self) -> None:
         """Send SIGTERM.
@@ -208,7 +215,7 @@ class Popen(subprocess.Popen[Any]):
                 cwd=None if cwd is None else _bytes("cwd", cwd),
                 caller_cwd=_caller_cwd(),
                 stdio=tuple((lent.above_stdio(fd, to), to) for fd, to in child_ends if fd != -1),
-                pass_fds=_pass_fds(pass_fds),
+                pass_fds=tuple(pass_fds),
                 close_fds=close_fds,
                 restore_signals=restore_signals,
                 start_new_session=start_new_session,
@@ -241,20 +248,42 @@ class Popen(subprocess.Popen[Any]):
                 self.wait()
             raise
 
-    def _internal_poll(self, *args: Any, **keywords: Any) -> int | None:
-        result: int | None = super()._internal_poll(*args, **keywords)  # type: ignore[misc]
-        self._close_pidfd_if_reaped()
-        return result
+    # __del__ comes here too, at the end of the interpreter, when modules may be empty: hence the default arguments.
 
-    def _wait(self, timeout: float | None) -> int:
-        result: int = super()._wait(timeout)  # type: ignore[misc]
-        self._close_pidfd_if_reaped()
-        return result
+    def _internal_poll(self, *args: Any, _nohang: int = os.WNOHANG, **keywords: Any) -> int | None:
+        if self.returncode is None and self._waitpid_lock.acquire(False):  # type: ignore[attr-defined]
+            try:
+                if self.returncode is None:
+                    pid, status = self._try_wait(_nohang)
+                    if pid:
+                        self._handle_exitstatus(status)
+            finally:
+                self._waitpid_lock.release()  # type: ignore[attr-defined]
+        return self.returncode
 
-    def _close_pidfd_if_reaped(self, _close: Any = os.close) -> None:
-        # Also called by __del__ at the end of the interpreter, hence the default argument.
-        if self.returncode is not None and self._pidfd >= 0:
+    def _try_wait(
+        self,
+        wait_flags: int,
+        _waitid: Any = os.waitid,
+        _pidfd_type: int = os.P_PIDFD,
+        _exited: int = os.WEXITED,
+        _by_exit: int = os.CLD_EXITED,
+        _no_child: type[OSError] = ChildProcessError,
+    ) -> tuple[int, int]:
+        """Wait by pidfd: where somebody else has waited for the program, its number may be another child's by now."""
+        try:
+            found = _waitid(_pidfd_type, self._pidfd, _exited | wait_flags)
+        except _no_child:
+            return self.pid, 0  # as subprocess: it is dead, and nobody can tell how it ended
+        if found is None:
+            return 0, 0
+        return self.pid, found.si_status << 8 if found.si_code == _by_exit else found.si_status
+
+    def _handle_exitstatus(self, *status: Any, _close: Any = os.close) -> None:
+        super()._handle_exitstatus(*status)  # type: ignore[misc]
+        with self._pidfd_lock:
             pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
             _close(pidfd)
 
     def __enter__(self) -> Self:
@@ -292,8 +321,9 @@ def run(
             process.kill()
             process.wait()  # what was read so far is in the exception already
             raise
-        except BaseException:  # KeyboardInterrupt too: communicate has waited for it a while
+        except BaseException:
             process.kill()
+            process.wait()  # after KeyboardInterrupt, __exit__ would not
             raise
         status = process.poll()
         assert status is not None
@@ -326,53 +356,57 @@ class _Lent:
 
     def _own(self, fd: int) -> int:
         self._fds.append(fd)
-        return fd
+        return self.above_stdio(fd)
 
-    def above_stdio(self, fd: int, to: int) -> int:
-        """Move an fd that another dup2 could overwrite out of the way of 0, 1 and 2."""
+    def above_stdio(self, fd: int, to: int = -1) -> int:
+        """Move an fd that a dup2 could overwrite out of the way of 0, 1 and 2, which the caller may have closed."""
+        if fd > 2 or fd == to:
+            return fd
         import fcntl
 
-        return fd if fd > 2 or fd == to else self._own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+        self._fds.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+        return self._fds[-1]
 
     def joins(self, config: Config) -> list[Move]:
         """Open all that is to be joined, before anything is: afterwards paths mean something else, or nothing."""
         moves = []
         joined = list(config.namespaces.joined())
         if config.target is not None:
-            of_target = [each for each in joined if each.target is config.target]
+            of_target = [each for each in joined if _is_of(each, config.target)]
             target = resolve(config.target)
             self._targets.append(target)
             if target.is_process:
                 types = tuple(each.type for each in of_target) or self._differing(target, config)
                 if types:
-                    moves.append(Move(types, target.fd, target.words))
+                    moves.append(Move(types, self.above_stdio(target.fd), target.words))
                 joined = [each for each in joined if each not in of_target]
-            elif not config.namespaces.joined():
-                handle = self._handle(target, None)
-                if config.namespaces.contains(handle.type):
-                    raise ValueError(f"{handle.type.proc_name}: created and joined both")
-                moves.append(Move((handle.type,), handle.fileno(), target.words))
+            elif not of_target:
+                moves.append(self._move(target, None))
+                (type,) = moves[0].types
+                if config.namespaces.contains(type):
+                    raise ValueError(f"{type.proc_name}: created or joined twice")
         for each in joined:
             with resolve(each.path if each.target is None else each.target) as target:
-                moves.append(Move((each.type,), self._handle(target, each.type).fileno(), target.words))
+                moves.append(self._move(target, each.type))
         return moves
 
-    def _handle(self, target: Target, type: NamespaceType | None) -> NamespaceHandle:
+    def _move(self, target: Target, type: NamespaceType | None) -> Move:
         handle = target.open(type)
         self._handles.append(handle)
-        return handle
+        return Move((handle.type,), self.above_stdio(handle.fileno()), target.words)
 
     def _differing(self, target: Target, config: Config) -> tuple[NamespaceType, ...]:
         """Take what differs from the caller's: joining one's own user namespace is an error, the rest a waste."""
         types = []
         for each in NamespaceType:
-            if config.namespaces.contains(each):
+            if config.namespaces.contains(each) or not is_namespace_supported(each):
                 continue
-            there, here = target.open(each), current(each)
+            there = target.open(each)
+            self._handles.append(there)
+            here = current(each)
+            self._handles.append(here)
             if there != here:
                 types.append(each)
-            there.close()
-            here.close()
         return tuple(types)
 
     def descriptors(self, config: Config) -> _plan.Descriptors:
@@ -397,6 +431,16 @@ class _Lent:
         if magic == _native.constant("CGROUP_SUPER_MAGIC"):
             why = "it is a cgroup v1 directory; on a hybrid host the cgroup2 tree is mounted at /sys/fs/cgroup/unified"
         raise refused(EINVAL, f"cgroup_path: {why}", filename=str(path))
+
+
+def _is_of(namespace: Namespace, target: Any) -> bool:
+    """Tell whether this join is of the target that was given to Config.join, which keeps paths and names as text only."""
+    if namespace.target is not None:
+        return namespace.target is target
+    if not isinstance(target, (str, bytes, os.PathLike)):
+        return False
+    path = os.fsdecode(target)
+    return namespace.path == (path if "/" in path or not isinstance(target, str) else f"{NETNS_DIR}/{path}")
 
 
 def _open_directory(path: str) -> int:
@@ -441,10 +485,20 @@ def _bytes(name: str, value: _Path) -> bytes:
 
 
 def _pass_fds(fds: Collection[int]) -> tuple[int, ...]:
-    numbers = sorted({int(fd) for fd in fds})
-    if any(not 0 <= fd < 2**31 for fd in numbers):
-        raise ValueError(f"pass_fds: {numbers} are not all file descriptors")
-    return tuple(numbers)
+    numbers = tuple(sorted({int(fd) for fd in fds}))
+    for fd in numbers:
+        _refuse_closed("pass_fds", fd)
+    return numbers
+
+
+def _refuse_closed(name: str, fd: int) -> None:
+    """Look before anything is opened here: that could get the number of a closed fd, and be passed instead."""
+    if not 0 <= fd < 2**31:
+        raise ValueError(f"{name}: {fd} is no file descriptor")
+    try:
+        os.get_inheritable(fd)
+    except OSError:
+        raise refused(EBADF, f"{name}: fd {fd} is not open") from None
 
 
 def _variable(name: Any, value: Any) -> bytes:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 REPOSITORY = Path(__file__).parent.parent
 USER = 61234  # nobody's; the tests' ordinary user
+AS_OTHER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=-all")
 CI = os.environ.get("CI") == "true"
 
 PRELUDE = """
@@ -95,7 +96,8 @@ def library() -> Iterator[Path]:
 
 
 def _works_for_user(python: str) -> bool:
-    command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", python, "-c", "import nsapi, attrs"]
+    # By way of env: setpriv itself execs while it still may read root's home.
+    command = [*AS_OTHER, "env", python, "-c", "import nsapi, attrs"]
     try:
         return subprocess.run(command, capture_output=True, cwd="/", timeout=60).returncode == 0
     except OSError:
@@ -140,8 +142,7 @@ def user(request: pytest.FixtureRequest, library: Path) -> Runner:
     """An ordinary user: this one, or as root a real other uid without any capability."""
     if os.geteuid() != 0:
         return Runner("user", sys.executable, [], AS_USER, library)
-    prefix = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=-all"]
-    return Runner("user", request.getfixturevalue("user_python"), prefix, AS_USER, library)
+    return Runner("user", request.getfixturevalue("user_python"), [*AS_OTHER, "env"], AS_USER, library)
 
 
 @pytest.fixture(params=["root", "user"])

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any as Any  # for the annotations of bodies
 
 TYPES = ("user", "ipc", "uts", "net", "pid", "mnt", "cgroup", "time")
 
@@ -36,7 +38,7 @@ def fds() -> dict[int, str]:
 
 def children() -> list[int]:
     """Every child there is, dead ones too."""
-    found = []
+    found: list[int] = []
     for task in os.listdir("/proc/self/task"):
         with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
             found += map(int, file.read().split())
@@ -69,7 +71,7 @@ def everything() -> dict[str, object]:
         "threads": len(os.listdir("/proc/self/task")),
         "ids": (os.getresuid(), os.getresgid(), os.getgroups()),
         "caps": [status(f"Cap{kind}") for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")],
-        "mounts": open("/proc/self/mountinfo", encoding="utf-8").read(),
+        "mounts": Path("/proc/self/mountinfo").read_text(encoding="utf-8"),
     }
 
 
@@ -139,3 +141,44 @@ def answer_enosys(*calls: tuple[str, int | None], errnum: int = 38) -> None:
 
 #: An argv that prints something about itself, for payloads: ``[*PYTHON, "print(1)"]``.
 PYTHON = (sys.executable, "-I", "-S", "-c")
+
+
+#: Options of unshare(1) for a child in new namespaces of all eight types, as root or as a user.
+NEW_OF_EACH = "--user --map-root-user --ipc --uts --net --pid --fork --mount --cgroup --time".split()
+
+#: The requests PIDFD_GET_*_NAMESPACE, unknown to Linux before 6.11: ``answer_enosys(*PIDFD_GET, errnum=25)``.
+PIDFD_GET = [("ioctl", 0xFF00 + number) for number in range(1, 11)]
+
+
+@contextmanager
+def ready(*argv: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that first says ``ready``, and is killed afterwards."""
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def failure(call: Callable[[], object]) -> dict[str, object]:
+    """How *call* fails, as its caller sees it; empty if it does not."""
+    try:
+        call()
+    except Exception as error:
+        facts = {name: getattr(error, name, None) for name in ("errno", "step", "path", "hint")}
+        return {**facts, "classes": [each.__name__ for each in type(error).__mro__], "text": str(error)}
+    return {}
+
+
+def same_id(path: str) -> list[int]:
+    """Device and inode of what is at *path*, as ``list(handle.id)``."""
+    found = os.stat(path)
+    return [found.st_dev, found.st_ino]
+
+
+def next_pid(pid: int) -> None:
+    """Let the next process of this pid namespace get this pid."""
+    with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
+        file.write(str(pid - 1))

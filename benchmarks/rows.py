@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""The table of what is measured. A new row is an entry here, an operation in operations.py and a floor in floors.c."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks.harness import Aim, Contestant, Row
+
+#: Net namespaces are taken down behind their end by a kernel thread, after a grace period: five of them are gone 50 ms
+#: later. Without the pause everybody, the floor too, would wait for locks that the neighbour's teardown holds; a longer
+#: one measures caches gone cold. What is timed is few at once, as a program starts them, not how fast a kernel is that is
+#: flooded.
+AT_ONCE, SETTLE = 5, 0.05
+
+
+def rows(floors: Path, *, quick: bool = False) -> list[Row]:
+    """Make the rows; *floors* is where floors.c is compiled to, *quick* is for trying the harness out."""
+    python = (sys.executable, str(Path(__file__).with_name("operations.py")))
+    touch = ("--touch", "64" if quick else "2048")
+    big = (*python, *touch, "--threads", "16")
+    big_one_thread = (*python, *touch)
+    c = (str(floors),)
+
+    def rounds(number: int) -> int:
+        return 3 if quick else number
+
+    enter_peers = [Contestant("nsapi.enter(pid)", python, "enter_pid", 200)]
+    if sys.version_info >= (3, 12):
+        enter_peers.append(Contestant("os.setns twice", python, "enter_os_setns", 1000))
+    return [
+        Row(
+            "spawn",
+            "run /bin/true in new user, pid, mnt, net, ipc and uts namespaces",
+            Contestant("nsapi.run", python, "spawn_run", AT_ONCE),
+            Contestant("C: vfork-clone, exec, wait", c, "spawn", AT_ONCE),
+            (
+                Contestant("C: the same steps", c, "spawn_same_steps", AT_ONCE),
+                Contestant("unshare(1) by subprocess", python, "spawn_unshare", AT_ONCE),
+            ),
+            (Aim("C: vfork-clone, exec, wait", 1.25), Aim("unshare(1) by subprocess", 0.5)),
+            rounds=rounds(120),
+            settle=SETTLE,
+        ),
+        Row(
+            "spawn-2GiB-16threads",
+            "the same from a parent with 2 GiB touched and 16 threads",
+            Contestant("nsapi.run", big, "spawn_run", AT_ONCE),
+            Contestant("itself in a small parent", python, "spawn_run", AT_ONCE),
+            (
+                Contestant("itself with 1 thread", big_one_thread, "spawn_run", AT_ONCE),
+                Contestant("subprocess, preexec_fn", big, "spawn_preexec"),
+                Contestant("os.fork, exec", big, "spawn_fork"),
+                Contestant("os.fork, exec, 1 thread", big_one_thread, "spawn_fork"),
+            ),
+            (Aim("itself in a small parent", 1.15),),
+            rounds=rounds(80),
+            settle=SETTLE,
+        ),
+        Row(
+            "enter",
+            "go into a net namespace and come back, one thread",
+            Contestant("with handle:", python, "enter_handle", 1000),
+            Contestant("C: open, setns, setns, close", c, "enter", 1000),
+            tuple(enter_peers),
+            (Aim("C: open, setns, setns, close", 1.5),),
+            rounds=rounds(200),
+        ),
+        Row(
+            "import",
+            "start an interpreter, import nsapi, enter a net namespace once",
+            Contestant("import, first enter", python, "start_first_enter"),
+            Contestant("bare interpreter", python, "start_bare"),
+            (),
+            (Aim("bare interpreter", 15, in_ms=True),),
+            rounds=rounds(80),
+        ),
+    ]

@@ -1,0 +1,18 @@
+"""What sphinx-build needs to know. The reference is made of nsapi's docstrings, so nsapi must be installed."""
+
+from importlib.metadata import version
+
+project = "nsapi"
+author = "the nsapi maintainers"
+release = version("nsapi")
+
+extensions = ["sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+default_role = "code"
+
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+
+html_theme = "alabaster"
+html_theme_options = {"description": "Linux namespaces for Python", "page_width": "1080px", "sidebar_width": "240px"}
+html_show_copyright = False

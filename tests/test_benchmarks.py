@@ -1,0 +1,46 @@
+"""The benchmarks run and tell about every row. Nothing here is timed: how fast it is, a machine of its own has to say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import REPOSITORY, lacking, tool
+
+ROWS = ["spawn", "spawn-2GiB-16threads", "enter", "import"]
+
+
+def test_quick_run_measures_every_row(tmp_path: Path) -> None:
+    """`python -m benchmarks --quick --json FILE`, from the root of the repository."""
+    if os.geteuid() != 0:
+        lacking("root")
+    tool("cc")
+    tool("unshare")
+    file = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--json", str(file)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    results = json.loads(file.read_text())
+    assert {"date", "kernel", "python", "cpu", "nsapi"} <= results.keys()
+    assert [row["name"] for row in results["rows"]] == ROWS
+    for row in results["rows"]:
+        assert row["name"] in done.stdout
+        assert row["ours"]["median_ns"] > 0
+        others = [row["floor"], *row["peers"]]
+        assert all(each["median_ns"] > 0 and each["ratio"] > 0 for each in others)
+        assert row["aims"]
+        assert {each["against"] for each in row["aims"]} <= {each["name"] for each in others}
+        assert all(isinstance(each["pass"], bool) for each in row["aims"])
+
+
+def test_unknown_row_is_refused_with_the_rows_there_are(tmp_path: Path) -> None:
+    """A slip in --only measures nothing."""
+    command = [sys.executable, "-m", "benchmarks", "--only", "spwan"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "spwan" in done.stderr
+    assert all(name in done.stderr for name in ROWS)

@@ -1,0 +1,157 @@
+"""Every file in examples/ does what it says, as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, Runner, tool
+
+EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
+#: For an ordinary user: capabilities of his own, over a net namespace of his own..
+PRIVILEGED = ("unshare", "--map-root-user", "--net")
+#: Where user namespaces are refused, as on hosts that forbid them.
+NO_USER_NAMESPACES = (
+    *("unshare", "--user", "--map-root-user", "sh", "-c"),
+    'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"',
+    "sh",
+)
+
+
+class Examples:
+    """Runs a copy of an example that everybody can read, with warnings as errors."""
+
+    def __init__(self, runner: Runner, folder: Path) -> None:
+        self.runner, self.folder = runner, folder
+
+    def __call__(self, name: str, *under: str) -> subprocess.CompletedProcess[str]:
+        copy = self.folder / name
+        shutil.copy(REPOSITORY / "examples" / name, copy)
+        copy.chmod(0o644)
+        return subprocess.run(
+            [*self.runner.prefix, *under, self.runner.python, "-W", "error", str(copy)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+        )
+
+    def lines(self, name: str, *under: str) -> list[str]:
+        """What a successful run prints."""
+        done = self(name, *under)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return done.stdout.splitlines()
+
+    def privileged_lines(self, name: str) -> list[str]:
+        """The same with the privilege that entering takes."""
+        if self.runner.name == "root":
+            return self.lines(name)
+        tool("unshare")
+        return self.lines(name, *PRIVILEGED)
+
+
+@pytest.fixture
+def examples(anyone: Runner, readable_tmp: Path) -> Examples:
+    return Examples(anyone, readable_tmp)
+
+
+@pytest.fixture
+def users_examples(user: Runner, readable_tmp: Path) -> Examples:
+    return Examples(user, readable_tmp)
+
+
+def test_every_example_is_tested_here() -> None:
+    assert EXAMPLES == ["enter_net.py", "errors.py", "join_process.py", "quickstart.py", "run_isolated.py"]
+
+
+def test_quickstart_shows_inside_against_outside(examples: Examples) -> None:
+    lines = examples.lines("quickstart.py")
+    rows = {line[:15].strip(): (line[16:35].strip(), line[35:].strip()) for line in lines[3:14]}
+    inside = {name: value for name, (value, _) in rows.items()}
+    facts = ["host name", "pid", "uid", "interfaces", "processes"]
+    types = [f"{name} namespace" for name in ("user", "pid", "mnt", "net", "uts", "ipc")]
+    assert list(rows) == facts + types
+    assert {name: inside[name] for name in facts if name != "interfaces"} == {
+        "host name": "inside",
+        "pid": "1",
+        "uid": "0",
+        "processes": "1",
+    }
+    assert "lo" in inside["interfaces"].split()
+    assert all(re.fullmatch(r"\w+:\[\d+\]", cell) for name in types for cell in rows[name])
+    assert all(rows[name][0] != rows[name][1] for name in types)
+
+
+def test_quickstart_enters_and_comes_back_as_root(root: Runner, readable_tmp: Path) -> None:
+    *_, there, back = Examples(root, readable_tmp).lines("quickstart.py")
+    assert re.match(r"This thread, in the net namespace of process \d+: .*\blo\b", there)
+    assert back.startswith("This thread, back again: ")
+
+
+def test_quickstart_says_in_one_line_why_it_cannot(examples: Examples) -> None:
+    tool("unshare")
+    done = examples("quickstart.py", *NO_USER_NAMESPACES)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"quickstart: \[Errno 28\] .*: clone user,.* \(step 1 of \d+\) — user\.max_user_namespaces is 0\n", done.stderr
+    )
+
+
+def test_enter_net_serves_one_address_in_two_namespaces(examples: Examples) -> None:
+    red, blue, own = examples.privileged_lines("enter_net.py")
+    pattern = r"<NamespaceHandle net:\[(\d+)\]>: a connection from 127.0.0.1 to port 8080"
+    numbers = {re.fullmatch(pattern, line)[1] for line in (red, blue)}  # type: ignore[index]
+    assert len(numbers) == 2
+    assert own.endswith("in this thread's own namespace")
+    assert not any(number in own for number in numbers)
+
+
+def test_run_isolated_tells_three_ends_apart(examples: Examples) -> None:
+    assert examples.lines("run_isolated.py") == [
+        "uname -n: sandbox",
+        "id -u: 0",
+        "sh -c ulimit -n: 64",
+        "sh -c exit 3: exit status 3",
+        "/no/such/program: there is no such program inside",
+    ]
+
+
+def test_run_isolated_names_the_step_that_failed(examples: Examples) -> None:
+    tool("unshare")
+    done = examples("run_isolated.py", *NO_USER_NAMESPACES)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("run_isolated: clone user,pid,mnt,net,uts,ipc: No space left on device (user.max_")
+
+
+def test_join_process_joins_all_some_and_half(examples: Examples) -> None:
+    lines = examples.privileged_lines("join_process.py")
+    names, numbers = [], []
+    for line in lines:
+        found = re.fullmatch(r".*\b(\S+): (\d+) interfaces, (ipc:\[\d+\])", line)
+        assert found is not None, line
+        names.append(found[1])
+        numbers.append(found[3])
+    assert names[1:] == ["elsewhere", "elsewhere", "third"]
+    outside, joined_all, joined_two, joined_one = numbers
+    assert joined_all != outside == joined_two == joined_one
+
+
+@pytest.mark.parametrize("name", ["enter_net.py", "join_process.py"])
+def test_without_privilege_they_say_what_is_needed(name: str, users_examples: Examples) -> None:
+    done = users_examples(name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"\w+: \[Errno 1\] .*: clone net.* — needs CAP_SYS_ADMIN; .*\n", done.stderr)
+
+
+def test_errors_shows_each_kind(examples: Examples) -> None:
+    text = "\n".join(examples.lines("errors.py"))
+    assert "\n  ValueError\n  hostname: needs a uts namespace" in text
+    assert "\n  NamespaceError, OSError\n  [Errno 22] Invalid argument: check — a thread can never come back" in text
+    assert "\n  NamespaceError, FileNotFoundError, OSError\n  [Errno 2] No such file or directory: open /run/" in text
+    assert "\n  Unsupported, NamespaceError, OSError\n  [Errno 38] Function not implemented: check — " in text
+    assert "exec /no/such/program (step 8 of 8)" in text
+    assert text.endswith("pickled   True")
