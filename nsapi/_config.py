@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
-from attrs import define, field, frozen, setters, validators
+from attrs import define, field, fields, frozen, setters, validators
 
 from nsapi import _fields
 from nsapi._fields import NO_ID
@@ -17,6 +18,8 @@ from nsapi._types import NamespaceType, flags_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from nsapi._native import Program
 
 #: user_namespaces(7): lines in a map, and bytes in one write.
 MAX_EXTENTS, MAX_MAP_BYTES = 340, 4095
@@ -265,6 +268,19 @@ def _namespaces(value: Any) -> Namespaces:
 # ---- Config ----
 
 
+class Memo:
+    """What is known of a Config as it was when it was found valid; the steps that were last made for it, and for what."""
+
+    __slots__ = ("program", "snapshot")
+
+    def __init__(self, snapshot: tuple[object, ...] = ()) -> None:
+        self.snapshot = snapshot
+        self.program: tuple[object, Program] | None = None
+
+    def __reduce__(self) -> tuple[type[Memo], tuple[()]]:
+        return Memo, ()  # a copy of a Config finds out for itself
+
+
 @define(on_setattr=[setters.convert, setters.validate])
 class Config:
     """What a process shall get: its namespaces, and what is done in them before the program starts.
@@ -338,6 +354,7 @@ class Config:
     init: bool = _fields.flag()
     target: Any = field(default=None, kw_only=True)
     extra: dict[str, Any] = field(factory=dict, validator=validators.instance_of(dict), kw_only=True)
+    _memo: Memo = field(factory=Memo, init=False, eq=False, repr=False)
 
     @classmethod
     def new(cls, *types: NamespaceType | str, **fields: Any) -> Self:
@@ -385,6 +402,8 @@ class Config:
 
         The rules are libcontainer's, the OCI runtime-spec's and the kernel's.
         """
+        if self._memo.snapshot == self._snapshot():
+            return
         # Assignment has checked each value; only what is inside of lists and dicts can have changed since.
         for name in _CONTAINERS:
             value = getattr(self, name)
@@ -394,6 +413,13 @@ class Config:
                 object.__setattr__(self, name, value)  # the same object: who holds it goes on changing this Config
         for problem in self._problems():
             raise ValueError(problem)
+        self._memo = Memo(self._snapshot())
+
+    def _snapshot(self) -> tuple[object, ...]:
+        """Copy all values, those inside of containers too; not *extra*, of which no rule and no step speaks."""
+        lists = [each if each is None else tuple(each) for each in _lists(self)]
+        dicts = [each if each is None else dict(each) for each in _dicts(self)]
+        return _plain(self), lists, dicts
 
     def _problems(self) -> Iterator[str]:
         contains, created = self.namespaces.contains, self.namespaces.created()
@@ -441,6 +467,12 @@ class Config:
         ):
             for each in sorted(sets[small] - sets[large]):
                 yield f"capabilities: {each} is {small}, so it must be {large} too (capabilities(7))"
+
+
+_LISTS = ("namespaces", "uid_mappings", "gid_mappings", "mounts", "groups")
+_DICTS = ("time_offsets", "sysctl", "capabilities", "rlimits")
+_lists, _dicts = attrgetter(*_LISTS), attrgetter(*_DICTS)
+_plain = attrgetter(*(each.name for each in fields(Config) if each.name not in (*_LISTS, *_DICTS, "extra", "_memo")))
 
 
 def _refill(container: Any, checked: Any) -> None:

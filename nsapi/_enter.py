@@ -57,7 +57,7 @@ class Entering(_Generic[Entered]):
                     moves = [Move(types, target.fd, target.words)]
                 else:
                     moves = [Move((each.type,), each.fileno(), target.words) for each in handles]
-                _switch.enter(handles, *_switch.programs(moves))
+                _switch.enter(handles, _switch.plan(moves))
         except BaseException:
             for handle in handles:
                 handle.close()

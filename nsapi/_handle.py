@@ -39,15 +39,16 @@ class NamespaceHandle:
     itself; after :meth:`close`, :attr:`type`, :attr:`id`, equality and hash remain.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_fd", "_id", "_kin", "_lock", "_programs", "_type", "_users", "_words")
+    __slots__ = ("__weakref__", "_closed", "_fd", "_id", "_kin", "_lock", "_trip", "_type", "_users", "_words")
 
     _closed: bool
 
     def __init__(self, fd: int, words: str, type: NamespaceType | None = None) -> None:
         # Owns fd from here on, also when it is refused.
-        self._closed, self._fd, self._users, self._lock = False, fd, 0, allocate_lock()
+        self._closed, self._fd, self._lock = False, fd, allocate_lock()
+        self._users: list[None] = []  # an entry for each call under way that uses the fd
         self._kin: dict[str, NamespaceHandle | None] = {}
-        self._programs: tuple[Program, Program] | None = None
+        self._trip: _switch.Trip | None = None
         self._words = words
         try:
             self._type = _type_of(fd, words)
@@ -169,31 +170,31 @@ class NamespaceHandle:
             if self._closed:
                 return
             self._closed = True
-            fd = self._take_unused()
             kin = list(self._kin.values())
+        self._close_unused()
         for each in kin:
             if each is not None:
                 each.close()
-        if fd >= 0:
-            os.close(fd)
 
-    def _take_unused(self) -> int:
-        """Hand out the fd to be closed, if nobody uses it any more. With the lock held."""
-        if self._users or self._fd < 0:
-            return -1
-        fd, self._fd = self._fd, -1
-        return fd
+    # Who uses the fd says so first and looks at _closed then; close() sets _closed first and looks for users then. So one
+    # of the two sees the other, whatever the order, and the last of them closes. No lock: entering would take it twice.
 
     def _borrow(self) -> None:
-        with self._lock:
-            if self._closed:
-                raise ValueError(f"the handle on {self!r} is closed")
-            self._users += 1
+        self._users.append(None)
+        if self._closed:
+            self._release()
+            raise ValueError(f"the handle on {self!r} is closed")
 
     def _release(self) -> None:
+        self._users.pop()
+        if self._closed:
+            self._close_unused()
+
+    def _close_unused(self) -> None:
         with self._lock:
-            self._users -= 1
-            fd = self._take_unused() if self._closed else -1
+            if self._users:
+                return
+            fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
@@ -206,16 +207,24 @@ class NamespaceHandle:
             self._release()
 
     def __enter__(self) -> Self:
-        self._borrow()
+        users = self._users
         try:
-            if self._programs is None:
-                self._programs = _switch.programs([_switch.Move((self._type,), self._fd, self._words)])
-            if self._type not in _ALWAYS_ENTERABLE:
-                _switch.check((self._type,), unshare_fs=False)
-            _switch.enter(self, *self._programs)
+            users.append(None)
+            if self._closed:
+                raise ValueError(f"the handle on {self!r} is closed")
+            _switch.enter(self, self._trip or self._make_trip())
         finally:
-            self._release()
+            users.pop()
+            if self._closed:
+                self._close_unused()
         return self
+
+    def _make_trip(self) -> _switch.Trip:
+        _switch.check((self._type,), unshare_fs=False)
+        trip = _switch.plan([_switch.Move((self._type,), self._fd, self._words)])
+        if self._type is not NamespaceType.MNT:  # which is asked for each time: threads come and go
+            self._trip = trip
+        return trip
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         _switch.leave(self)
@@ -233,17 +242,16 @@ class NamespaceHandle:
     def __reduce__(self) -> Any:
         raise TypeError("a NamespaceHandle owns an fd of this process and cannot be pickled or copied")
 
-    def __del__(self, _warn: Any = None) -> None:
+    def __del__(self) -> None:
         if not getattr(self, "_closed", True):
-            import warnings
-
             try:
+                import warnings
+
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            except ImportError:  # at the end of the interpreter
+                pass
             finally:  # warnings may be errors
                 self.close()
-
-
-_ALWAYS_ENTERABLE = tuple(each for each in _switch.ENTERABLE if each is not NamespaceType.MNT)
 
 
 def _duplicate(fd: int) -> int:

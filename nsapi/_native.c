@@ -66,7 +66,9 @@ static int take_fd(int *fd)
 
 static int fd_of(const nsapi_step *step, const nsapi_state *state)
 {
-    return step->fd >= 0 ? step->fd : state->fd[step->slot];
+    if (step->fd >= 0 || step->slot < 0)
+        return step->fd;
+    return state->fd[step->slot];
 }
 
 static int open_at(int dir, const char *path, int flags)
@@ -132,13 +134,14 @@ static int step_open_own(const nsapi_step *step, nsapi_state *state)
     cleanup_close int ns = self < 0 ? -1 : (int)SYS(ioctl, self, step->value, 0L);
     if (ns < 0 && self >= 0 && errno != EINVAL && errno != ENOTTY && errno != ENOSYS)
         return -1;
-    if (ns < 0)
+    if (ns < 0) {
         ns = open_own_in_proc(step->path);
-    if (ns < 0)
-        return -1;
-    if ((uint64_t)SYS(ioctl, ns, NS_GET_NSTYPE, 0L) != step->flags) {
-        errno = EINVAL;
-        return -1;
+        if (ns < 0)
+            return -1;
+        if ((uint64_t)SYS(ioctl, ns, NS_GET_NSTYPE, 0L) != step->flags) {
+            errno = EINVAL;
+            return -1;
+        }
     }
     state->fd[step->slot] = take_fd(&ns);
     return 0;
@@ -429,8 +432,8 @@ static int step_sigmask(const nsapi_step *step, nsapi_state *state)
 /* As execvp and subprocess: go on over directories that lack the program, but report a better reason if there was one. */
 static int step_exec(const nsapi_step *step, nsapi_state *state)
 {
-    (void)state;
-    const nsapi_exec *program = step->data;
+    (void)step;
+    const nsapi_exec *program = state->exec;
     int reason = 0;
     for (const char *const *path = program->paths; *path; path++) {
         SYS(execve, *path, program->argv, program->envp);
@@ -485,10 +488,10 @@ static int (*const perform[NSAPI_OPS])(const nsapi_step *, nsapi_state *) = {
 
 /* ---- the loop ---- */
 
-static int run_from(const nsapi_step *steps, int first, int count, nsapi_state *state)
+static int run_from(const nsapi_program *program, int first, nsapi_state *state)
 {
-    for (int index = first; index < count; index++)
-        if (perform[steps[index].op](&steps[index], state) < 0) {
+    for (int index = first; index < program->count; index++)
+        if (perform[program->steps[index].op](&program->steps[index], state) < 0) {
             state->errnum = errno;
             state->step = index;
             return -1;
@@ -496,18 +499,18 @@ static int run_from(const nsapi_step *steps, int first, int count, nsapi_state *
     return 0;
 }
 
-int nsapi_run(const nsapi_step *steps, int count, nsapi_state *state)
+int nsapi_run(const nsapi_program *program, nsapi_state *state)
 {
-    return run_from(steps, 0, count, state);
+    return run_from(program, 0, state);
 }
 
 /* Every step is tried, whatever became of those before it; the first failure is the one that is told. */
-int nsapi_leave(const nsapi_step *back, int count, nsapi_state *state)
+int nsapi_leave(const nsapi_program *back, nsapi_state *state)
 {
     state->step = -1;
     state->errnum = 0;
-    for (int index = 0; index < count; index++)
-        if (perform[back[index].op](&back[index], state) < 0 && !state->errnum) {
+    for (int index = 0; index < back->count; index++)
+        if (perform[back->steps[index].op](&back->steps[index], state) < 0 && !state->errnum) {
             state->errnum = errno;
             state->step = index;
         }
@@ -515,12 +518,15 @@ int nsapi_leave(const nsapi_step *back, int count, nsapi_state *state)
 }
 
 /* In one call, so that no byte of Python, and no signal handler of it, runs between a failure and the way back. */
-int nsapi_enter(const nsapi_step *steps, int count, const nsapi_step *back, int back_count, nsapi_state *state)
+int nsapi_enter(const nsapi_program *there, const nsapi_program *back, nsapi_state *state)
 {
-    if (nsapi_run(steps, count, state) == 0)
+    *state = (nsapi_state){ .step = -1, .pid = -1, .pidfd = -1 };
+    for (int slot = 0; slot < NSAPI_SLOTS; slot++)
+        state->fd[slot] = -1;
+    if (nsapi_run(there, state) == 0)
         return 0;
     int step = state->step, errnum = state->errnum;
-    if (nsapi_leave(back, back_count, state) < 0)
+    if (nsapi_leave(back, state) < 0)
         state->lost = state->errnum;
     state->step = step;
     state->errnum = errnum;
@@ -530,15 +536,15 @@ int nsapi_enter(const nsapi_step *steps, int count, const nsapi_step *back, int 
 /* ---- the vfork child ---- */
 
 typedef struct {
-    const nsapi_step *steps;
+    const nsapi_program *program;
     nsapi_state *state;
-    int count;
     bool old_clone; /* made by clone(2): what clone3(2) would have done is left to the child */
 } birth;
 
 /* clone(2) has no bits for these two; time is a step of its own anyway. */
-static int catch_up(const nsapi_step *clone_step)
+static int catch_up(const nsapi_step *clone_step, const nsapi_state *state)
 {
+    int cgroup = fd_of(clone_step, state);
     for (int number = 1; number <= SIGNALS; number++) {
         kernel_sigaction action;
         memset(&action, 0, sizeof action);
@@ -547,9 +553,9 @@ static int catch_up(const nsapi_step *clone_step)
         if (action.handler != SIG_DFL && action.handler != SIG_IGN && default_action(number) < 0)
             return -1;
     }
-    if (clone_step->fd < 0)
+    if (cgroup < 0)
         return 0;
-    cleanup_close int procs = open_at(clone_step->fd, "cgroup.procs", O_WRONLY);
+    cleanup_close int procs = open_at(cgroup, "cgroup.procs", O_WRONLY);
     if (procs < 0 || SYS(write, procs, "0", (size_t)1) < 0)
         return -1;
     /* Only now: a cgroup namespace is rooted where its maker is. */
@@ -559,11 +565,11 @@ static int catch_up(const nsapi_step *clone_step)
 static __attribute__((noreturn)) int be_born(void *argument)
 {
     const birth *self = argument;
-    if (self->old_clone && catch_up(&self->steps[0]) < 0) {
+    if (self->old_clone && catch_up(&self->program->steps[0], self->state) < 0) {
         self->state->errnum = errno;
         self->state->step = 0;
     } else {
-        run_from(self->steps, 1, self->count, self->state);
+        run_from(self->program, 1, self->state);
     }
     for (;;)
         SYS(exit_group, 127);
@@ -627,7 +633,8 @@ static long clone3_onto_stack(nsapi_clone_args *args, int (*child)(void *), void
  */
 static pid_t bear(birth *child, char *stack, int *ret_pidfd)
 {
-    const nsapi_step *step = &child->steps[0];
+    const nsapi_step *step = &child->program->steps[0];
+    int cgroup = fd_of(step, child->state);
     nsapi_clone_args args = {
         .flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | step->flags,
         .pidfd = (uint64_t)(uintptr_t)ret_pidfd,
@@ -635,9 +642,9 @@ static pid_t bear(birth *child, char *stack, int *ret_pidfd)
         .stack = (uint64_t)(uintptr_t)stack,
         .stack_size = STACK_SIZE,
     };
-    if (step->fd >= 0) {
+    if (cgroup >= 0) {
         args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = (uint64_t)step->fd;
+        args.cgroup = (uint64_t)cgroup;
     }
     long pid = clone3_onto_stack(&args, be_born, child);
     if (pid >= 0)
@@ -647,39 +654,49 @@ static pid_t bear(birth *child, char *stack, int *ret_pidfd)
         return -1;
     }
     uint64_t flags = step->flags;
-    if (step->fd >= 0)
+    if (cgroup >= 0)
         flags &= ~(uint64_t)CLONE_NEWCGROUP;
     child->old_clone = true;
     return clone(be_born, stack + STACK_SIZE, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | (int)flags, child,
                  ret_pidfd);
 }
 
+char *nsapi_stack_new(void)
+{
+    char *room = mmap(NULL, GUARD_SIZE + STACK_SIZE, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED)
+        return NULL;
+    if (mprotect(room, GUARD_SIZE, PROT_NONE) < 0) {
+        int saved = errno;
+        munmap(room, GUARD_SIZE + STACK_SIZE);
+        errno = saved;
+        return NULL;
+    }
+    return room + GUARD_SIZE;
+}
+
+void nsapi_stack_free(char *stack)
+{
+    munmap(stack - GUARD_SIZE, GUARD_SIZE + STACK_SIZE);
+}
+
 /*
  * What is kept whatever happens: errno, the signal mask and `dumpable` of the caller; the child shares our memory, and
  * with it the flag.
  */
-int nsapi_spawn(const nsapi_step *steps, int count, nsapi_state *state)
+int nsapi_spawn(const nsapi_program *program, nsapi_state *state, char *stack)
 {
     int saved = errno;
     int dumpable = nsapi_dumpable();
     state->pid = state->pidfd = -1;
-    char *room = mmap(NULL, GUARD_SIZE + STACK_SIZE, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
-    if (room == MAP_FAILED || mprotect(room, GUARD_SIZE, PROT_NONE) < 0) {
-        state->step = 0;
-        state->errnum = errno;
-        if (room != MAP_FAILED)
-            munmap(room, GUARD_SIZE + STACK_SIZE);
-        errno = saved;
-        return -1;
-    }
     /* All 64, by number: the C library would leave its own two open, and a handler of theirs run in the child. */
     uint64_t all = UINT64_MAX;
     SYS(rt_sigprocmask, SIG_SETMASK, &all, &state->sigmask, (size_t)KERNEL_SIGSET);
 
-    birth child = { .steps = steps, .state = state, .count = count };
+    birth child = { .program = program, .state = state };
     int pidfd = -1;
-    pid_t pid = bear(&child, room + GUARD_SIZE, &pidfd);
+    pid_t pid = bear(&child, stack, &pidfd);
     if (pid < 0) {
         state->step = 0;
         state->errnum = errno;
@@ -694,7 +711,6 @@ int nsapi_spawn(const nsapi_step *steps, int count, nsapi_state *state)
     if (dumpable == 1 && nsapi_dumpable() != 1)
         SYS(prctl, PR_SET_DUMPABLE, 1L, 0L, 0L, 0L);
     SYS(rt_sigprocmask, SIG_SETMASK, &state->sigmask, NULL, (size_t)KERNEL_SIGSET);
-    munmap(room, GUARD_SIZE + STACK_SIZE);
     errno = saved;
     return state->errnum ? -1 : 0;
 }

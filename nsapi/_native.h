@@ -10,7 +10,7 @@
 
 /* Each is one small function in _native.c; what a step reads of its struct stands beside its name. */
 enum nsapi_op {
-    NSAPI_CLONE,            /* flags: CLONE_NEW*; fd: a cgroup2 directory or -1. First step of nsapi_spawn only */
+    NSAPI_CLONE,            /* flags: CLONE_NEW*; fd or slot: a cgroup2 directory, or none. First step of nsapi_spawn only */
     NSAPI_OPEN,             /* fd: directory or -1 for AT_FDCWD; path; flags: O_*. -> slot */
     NSAPI_OPEN_OWN,         /* the calling thread's namespace. value: PIDFD_GET_*; path: below /proc; flags: its type -> slot */
     NSAPI_CLOSE,            /* slot; never fails */
@@ -19,7 +19,7 @@ enum nsapi_op {
     NSAPI_CHECK_FS,         /* slot: root; value: slot of cwd. Can this thread come back to both? */
     NSAPI_RETURN_FS,        /* slot: root; value: slot of cwd. Only if the mount namespace was moved */
     NSAPI_UNSHARE,          /* flags: CLONE_NEW* or CLONE_FS */
-    NSAPI_WRITE,            /* fd: directory; path; data, length: one write(2). flags: filesystem magic that must hold */
+    NSAPI_WRITE,            /* fd or slot: directory; path; data, length: one write(2). flags: filesystem magic that must hold */
     NSAPI_SETHOSTNAME,      /* data, length */
     NSAPI_SETDOMAINNAME,    /* data, length */
     NSAPI_LOOPBACK,         /* brings "lo" up */
@@ -37,22 +37,27 @@ enum nsapi_op {
     NSAPI_CAPSET,           /* flags: effective; value: permitted; length: inheritable */
     NSAPI_CAP_AMBIENT,      /* value: exactly these */
     NSAPI_NO_NEW_PRIVS,
-    NSAPI_PDEATHSIG,        /* value: signal; fd: pidfd of the parent */
+    NSAPI_PDEATHSIG,        /* value: signal; fd or slot: pidfd of the parent */
     NSAPI_SIGMASK,          /* back to the mask of the caller of nsapi_spawn */
-    NSAPI_EXEC,             /* data: an nsapi_exec */
+    NSAPI_EXEC,             /* what state->exec says */
     NSAPI_OPS
 };
 
 typedef struct {
     int op;
     int fd;                 /* lent: an open descriptor, or -1 */
-    int slot;               /* where an OPEN leaves its fd; where the others find theirs when fd is -1 */
+    int slot;               /* where an OPEN leaves its fd; where the others find theirs when fd is -1; -1 is none */
     uint64_t flags;
     uint64_t value;
     uint64_t length;
     const char *path;
     const void *data;
 } nsapi_step;
+
+typedef struct {
+    const nsapi_step *steps;
+    int count;
+} nsapi_program;
 
 typedef struct {
     const char *const *paths;   /* tried in order, as execvp does; NULL ends it */
@@ -68,13 +73,25 @@ typedef struct {
     int pidfd;              /* given away to the caller */
     uint64_t moved;         /* types that SETNS has moved, for RETURN */
     uint64_t sigmask;       /* of the caller, for SIGMASK */
+    const nsapi_exec *exec; /* for EXEC */
     int fd[NSAPI_SLOTS];    /* -1 is empty */
 } nsapi_state;
 
-int nsapi_run(const nsapi_step *steps, int count, nsapi_state *state);
-int nsapi_enter(const nsapi_step *steps, int count, const nsapi_step *back, int back_count, nsapi_state *state);
-int nsapi_leave(const nsapi_step *back, int count, nsapi_state *state);
-int nsapi_spawn(const nsapi_step *steps, int count, nsapi_state *state);
+/*
+ * All return 0, or -1 with what failed in *state. nsapi_enter makes *state new; the others take its slots as they are, so
+ * that steps need not be made again for other fds: nsapi_spawn finds in them what its caller lends it.
+ */
+int nsapi_run(const nsapi_program *program, nsapi_state *state);
+int nsapi_enter(const nsapi_program *there, const nsapi_program *back, nsapi_state *state);
+int nsapi_leave(const nsapi_program *back, nsapi_state *state);
+int nsapi_spawn(const nsapi_program *program, nsapi_state *state, char *stack);
+
+/*
+ * The stack for the children of nsapi_spawn, one at a time, with a guard below it; NULL and errno where there is no memory.
+ * Its caller keeps it for the next spawn: mapping and unmapping one takes longer than Python does to find the steps.
+ */
+char *nsapi_stack_new(void);
+void nsapi_stack_free(char *stack);
 
 /* Single system calls that Python needs as they are: the result, or -errno. */
 int nsapi_ioctl(int fd, unsigned long request, void *argument);

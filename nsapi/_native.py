@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from errno import EBADF
+from errno import EBADF, ENOMEM
 
 from nsapi._errors import NamespaceError, NamespaceRestoreError, hint, unsupported
 
@@ -44,12 +44,12 @@ class Step:
         words: str,
         *,
         fd: int = -1,
-        slot: int = 0,
+        slot: int = -1,
         flags: int = 0,
         value: int = 0,
         length: int = 0,
         path: bytes | None = None,
-        data: Any = None,
+        data: bytes | None = None,
         types: tuple[NamespaceType, ...] = (),
         filename: str | None = None,
     ) -> None:
@@ -61,59 +61,58 @@ class Step:
         return f"<Step {self.op}: {self.words}>"
 
 
+class Strings:
+    """A NULL-terminated ``char *[]`` of bytes without NUL, with what it points to."""
+
+    __slots__ = ("_block", "array")
+
+    def __init__(self, strings: Sequence[bytes]) -> None:
+        self._block = ffi.from_buffer(b"\0".join(strings) + b"\0")
+        self.array = ffi.new("char *[]", len(strings) + 1)
+        lib.nsapi_strings(self._block, len(strings), self.array)
+
+
 class Exec:
-    """What the last step of a spawn executes: the paths to try in order, argv and environ; bytes without NUL."""
+    """What a spawn executes at last: the paths to try in order, argv and environ; *name* is for errors."""
 
-    __slots__ = ("argv", "env", "paths")
+    __slots__ = ("_kept", "name", "raw")
 
-    def __init__(self, paths: Sequence[bytes], argv: Sequence[bytes], env: Sequence[bytes]) -> None:
-        self.paths, self.argv, self.env = paths, argv, env
-
-
-def _strings(strings: Sequence[bytes], kept: list[Any]) -> Any:
-    """Make a NULL-terminated ``char *[]``; what it points to is appended to *kept*."""
-    block = ffi.from_buffer(b"\0".join(strings) + b"\0")
-    array = ffi.new("char *[]", len(strings) + 1)
-    lib.nsapi_strings(block, len(strings), array)
-    kept += [block, array]
-    return array
+    def __init__(self, name: str, paths: Strings, argv: Strings, env: Strings) -> None:
+        self.name, self._kept = name, (paths, argv, env)
+        self.raw = ffi.new(_EXEC)
+        self.raw.paths, self.raw.argv, self.raw.envp = paths.array, argv.array, env.array
 
 
 class Program:
-    """Steps as the C core wants them, with all that they point to kept alive."""
+    """Steps as the C core wants them, with all that they point to kept alive. Never written to: threads may share it."""
 
-    __slots__ = ("_kept", "array", "count", "steps")
+    __slots__ = ("_kept", "raw", "steps")
 
     def __init__(self, steps: Sequence[Step]) -> None:
-        self.steps, self.count, kept = steps, len(steps), []
-        self.array = ffi.new("nsapi_step[]", self.count)
-        for index, step in enumerate(steps):
-            raw = self.array[index]
+        array = ffi.new("nsapi_step[]", len(steps))
+        kept = [array]
+        for raw, step in zip(array, steps, strict=True):
             raw.op, raw.fd, raw.slot = getattr(lib, "NSAPI_" + step.op.upper()), step.fd, step.slot
             raw.flags, raw.value, raw.length = step.flags, step.value, step.length
             if step.path is not None:
                 raw.path = path = ffi.new("char[]", step.path)
                 kept.append(path)
-            if isinstance(step.data, bytes):
+            if step.data is not None:
                 raw.data = data = ffi.new("char[]", step.data)
                 kept.append(data)
-            elif step.data is not None:
-                raw.data = program = ffi.new("nsapi_exec *")
-                kept.append(program)
-                program.paths = _strings(step.data.paths, kept)
-                program.argv = _strings(step.data.argv, kept)
-                program.envp = _strings(step.data.env, kept)
-        self._kept = kept
+        self.steps, self._kept = steps, kept
+        self.raw = ffi.new("nsapi_program *", {"steps": array, "count": len(steps)})
 
 
 class State:
     """What one run of steps has done so far, and holds: fds in slots, the types it has moved."""
 
-    __slots__ = ("raw",)
+    __slots__ = ("exec", "raw")
 
     def __init__(self) -> None:
         self.raw = ffi.new(_STATE)
         self.raw[0] = _EMPTY[0]
+        self.exec: Exec | None = None
 
     @property
     def moved(self) -> bool:
@@ -125,6 +124,12 @@ class State:
         """The pid and pidfd of the child that has been spawned; -1 and -1 before."""
         return int(self.raw.pid), int(self.raw.pidfd)
 
+    def lend(self, fds: Sequence[int], program: Exec) -> None:
+        """Put what a spawn needs into the first slots, and what it is to execute; all stays the caller's."""
+        for slot, fd in enumerate(fds):
+            self.raw.fd[slot] = fd
+        self.exec, self.raw.exec = program, program.raw
+
     def take_fd(self, slot: int) -> int:
         """Give away the fd in *slot*; -1 if there is none."""
         fd = self.raw.fd[slot]
@@ -134,20 +139,29 @@ class State:
 
 if TYPE_CHECKING or sys.platform == "linux":
     _STATE = ffi.typeof("nsapi_state *")
+    _EXEC = ffi.typeof("nsapi_exec *")
     _EMPTY = ffi.new(_STATE, {"step": -1, "pid": -1, "pidfd": -1, "fd": [-1] * lib.NSAPI_SLOTS})
+
+
+#: Stacks that no child is running on now: as many as threads have spawned at the same moment, up to a limit.
+_stacks: list[Any] = []
+_MAX_STACKS = 4
 
 
 def _failure(program: Program, state: State) -> NamespaceError:
     """Find the words for the step that the C core says has failed."""
     raw, step = state.raw, program.steps[state.raw.step]
     names = tuple(each.proc_name for each in step.types)
+    words, filename = step.words, step.filename
+    if step.op == "exec" and state.exec is not None:
+        words, filename = f"{words} {state.exec.name}", state.exec.name
     return NamespaceError(
         raw.errnum,
         None,
-        step.filename,
-        step=step.words,
+        filename,
+        step=words,
         index=raw.step,
-        total=program.count,
+        total=len(program.steps),
         type=step.types[0] if len(step.types) == 1 else None,
         hint=hint(raw.errnum, step.op, step.words, names),
     )
@@ -155,13 +169,13 @@ def _failure(program: Program, state: State) -> NamespaceError:
 
 def run(program: Program, state: State) -> None:
     """Perform the steps in the calling thread."""
-    if lib.nsapi_run(program.array, program.count, state.raw) < 0:
+    if lib.nsapi_run(program.raw, state.raw) < 0:
         raise _failure(program, state)
 
 
 def enter(program: Program, back: Program, state: State) -> None:
-    """Perform the steps in the calling thread; if one fails, perform *back* in the same call."""
-    if lib.nsapi_enter(program.array, program.count, back.array, back.count, state.raw) < 0:
+    """Perform the steps in the calling thread; if one fails, perform *back* in the same call. *state* begins anew."""
+    if lib.nsapi_enter(program.raw, back.raw, state.raw) < 0:
         error = _failure(program, state)
         if not state.raw.lost:
             raise error
@@ -173,7 +187,7 @@ def enter(program: Program, back: Program, state: State) -> None:
 
 def leave(back: Program, state: State) -> None:
     """Perform all steps in the calling thread, whatever becomes of each; raise the first failure."""
-    if lib.nsapi_leave(back.array, back.count, state.raw) < 0:
+    if lib.nsapi_leave(back.raw, state.raw) < 0:
         error = _failure(back, state)
         raise NamespaceRestoreError(
             error.errno or 0,
@@ -187,7 +201,17 @@ def leave(back: Program, state: State) -> None:
 
 def spawn(program: Program, state: State) -> None:
     """Perform the steps in a vfork child; the first is its clone, the last its exec. *state* has its pid and pidfd."""
-    if lib.nsapi_spawn(program.array, program.count, state.raw) < 0:
+    try:
+        stack = _stacks.pop()  # nobody else has it until it is back
+    except IndexError:
+        mapped = lib.nsapi_stack_new()
+        if mapped == ffi.NULL:
+            raise NamespaceError(ENOMEM, None, None, step="map the stack of a child") from None
+        stack = ffi.gc(mapped, lib.nsapi_stack_free)
+    result = lib.nsapi_spawn(program.raw, state.raw, stack)
+    if len(_stacks) < _MAX_STACKS:
+        _stacks.append(stack)
+    if result < 0:
         raise _failure(program, state)
 
 

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
 """Config to carrier and ordered steps, and why in that order. Pure: it reads nothing and changes nothing.
 
-What it needs to know of the world is handed to it: facts about the caller, and fds that ``_process`` has opened.
+What it needs to know of the world is handed to it as facts about the caller. It knows no fd but those that the child
+keeps: what ``_process`` opens for a spawn stands in the slots that are named here.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-
-from attrs import frozen
+from typing import NamedTuple
 
 from nsapi import _native
 from nsapi._config import Config, IDMap, map_text
 from nsapi._errors import unsupported
 from nsapi._fields import CAPABILITIES, CAPABILITY_SETS
-from nsapi._native import Exec, Step
+from nsapi._native import Step
 from nsapi._types import NamespaceType, flags_of, names_of
 
 TYPE_CHECKING = False
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 #: Since Linux 6.2 execve(2) moves a process into its time_for_children; before, only fork(2) did.
 TIME_AT_EXEC = (6, 2)
+#: Slots of what is opened before anything is joined: /proc, the cgroup, a pidfd of the parent; then what is joined.
+PROC, CGROUP, PARENT, JOINS = range(4)
 _SIGPIPE, _SIGXFSZ = 13, 25  # what Python ignores and subprocess's restore_signals gives back
 _LAUNCHER_JOINS = (NamespaceType.USER, NamespaceType.PID, NamespaceType.TIME)
 
 
-@frozen(kw_only=True)
-class Facts:
+class Facts(NamedTuple):
     """What a decision needs to know of the caller and the host."""
 
     euid: int
@@ -40,12 +41,9 @@ class Facts:
     oom_score_adj: int = 0
 
 
-@frozen(kw_only=True)
-class Request:
+class Request(NamedTuple):
     """What Popen was asked for beside the Config, made into numbers and bytes; see subprocess for the meanings."""
 
-    exec: Exec
-    name: str
     cwd: bytes | None = None
     caller_cwd: bytes = b"/"
     stdio: tuple[tuple[int, int], ...] = ()
@@ -58,17 +56,7 @@ class Request:
     ids: bool = False
 
 
-@frozen(kw_only=True)
-class Descriptors:
-    """Fds opened before anything is joined, lent to the plan; -1 where it has no use for one."""
-
-    proc: int = -1
-    cgroup: int = -1
-    parent: int = -1
-
-
-@frozen
-class Plan:
+class Plan(NamedTuple):
     """The steps in their order, for the carrier that can perform them."""
 
     carrier: str
@@ -180,9 +168,7 @@ def _refuse_regained_capabilities(config: Config, facts: Facts) -> None:
         )
 
 
-def plan(
-    config: Config, request: Request, joins: Sequence[Move], facts: Facts, fds: Descriptors = Descriptors()
-) -> Plan:
+def plan(config: Config, request: Request, joins: Sequence[Move], facts: Facts) -> Plan:
     """Order the steps of starting a program as *config* and *request* say, *joins* being already opened.
 
     Three rules make the order. /proc is written (maps, offsets, oom) before anything is mounted, by an fd from before
@@ -190,31 +176,32 @@ def plan(
     takes power away (capabilities, no_new_privs) comes last.
     """
     refuse(config, request, [each for move in joins for each in move.types], facts)
-    return Plan("vfork", tuple(_steps(config, request, joins, facts, fds)))
+    return Plan("vfork", tuple(_steps(config, request, joins, facts)))
 
 
-def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts, fds: Descriptors) -> Iterator[Step]:
+def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts) -> Iterator[Step]:
     created = config.namespaces.created()
     # A new user namespace is the first of all and owns the others, unless something is joined: that comes before it.
     late = bool(joins) and NamespaceType.USER in created
     # time takes effect at exec, after its offsets are written: always by unshare.
     at_clone = () if late else tuple(each for each in created if each is not NamespaceType.TIME)
     words = f"clone {names_of(at_clone)}" if at_clone else "clone"
-    yield Step("clone", words, flags=flags_of(at_clone), fd=fds.cgroup, types=at_clone)
+    cgroup = CGROUP if config.cgroup_path is not None else -1
+    yield Step("clone", words, flags=flags_of(at_clone), slot=cgroup, types=at_clone)
     yield from _file_steps(request)
     if config.oom_score_adj is not None:
-        yield _write(fds, "oom_score_adj", str(config.oom_score_adj).encode())
-    for move in joins:
+        yield _write("oom_score_adj", str(config.oom_score_adj).encode())
+    for slot, move in enumerate(joins, JOINS):
         words = f"setns {names_of(move.types)} of {move.words}"
-        yield Step("setns", words, fd=move.fd, flags=flags_of(move.types), types=move.types, filename=move.words)
+        yield Step("setns", words, slot=slot, flags=flags_of(move.types), types=move.types, filename=move.words)
     rest = tuple(each for each in created if each not in at_clone)
     if rest:
         yield Step("unshare", f"unshare {names_of(rest)}", flags=flags_of(rest), types=rest)
     if NamespaceType.USER in created:
-        yield from _map_steps(config, facts, fds)
+        yield from _map_steps(config, facts)
     if config.time_offsets:
         text = "".join(f"{clock} {seconds} {nanos}\n" for clock, (seconds, nanos) in config.time_offsets.items())
-        yield _write(fds, "timens_offsets", text.encode(), (NamespaceType.TIME,))
+        yield _write("timens_offsets", text.encode(), (NamespaceType.TIME,))
     for op, name in (("sethostname", config.hostname), ("setdomainname", config.domainname)):
         if name is not None:
             data = os.fsencode(name)
@@ -228,9 +215,9 @@ def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts
     if config.parent_death_signal is not None:
         # After all that changes credentials, which would clear it.
         words = f"set parent_death_signal {config.parent_death_signal}"
-        yield Step("pdeathsig", words, value=config.parent_death_signal, fd=fds.parent)
+        yield Step("pdeathsig", words, value=config.parent_death_signal, slot=PARENT)
     yield Step("sigmask", "restore the signal mask")
-    yield Step("exec", f"exec {request.name}", data=request.exec, filename=request.name)
+    yield Step("exec", "exec")
 
 
 def _file_steps(request: Request) -> Iterator[Step]:
@@ -242,12 +229,12 @@ def _file_steps(request: Request) -> Iterator[Step]:
         yield Step("dup2", f"make fd {fd} the child's {to}", fd=fd, value=to)
 
 
-def _write(fds: Descriptors, name: str, data: bytes, types: tuple[NamespaceType, ...] = ()) -> Step:
+def _write(name: str, data: bytes, types: tuple[NamespaceType, ...] = ()) -> Step:
     """Write the file of this name of the child's own, in the /proc that was opened before anything was joined."""
     return Step(
         "write",
         f"write {name}",
-        fd=fds.proc,
+        slot=PROC,
         path=f"self/{name}".encode(),
         data=data,
         length=len(data),
@@ -256,15 +243,15 @@ def _write(fds: Descriptors, name: str, data: bytes, types: tuple[NamespaceType,
     )
 
 
-def _map_steps(config: Config, facts: Facts, fds: Descriptors) -> Iterator[Step]:
+def _map_steps(config: Config, facts: Facts) -> Iterator[Step]:
     user = (NamespaceType.USER,)
     uid_maps, gid_maps = effective_maps(config, facts)
     if gid_maps or config.setgroups == "deny":
         # Before gid_map: the kernel demands it of who has no CAP_SETGID outside, and refuses it afterwards.
-        yield _write(fds, "setgroups", b"deny", user)
+        yield _write("setgroups", b"deny", user)
     for name, maps in (("uid_map", uid_maps), ("gid_map", gid_maps)):
         if maps:
-            yield _write(fds, name, map_text(maps), user)
+            yield _write(name, map_text(maps), user)
 
 
 def _mount_steps(config: Config, *, fresh_proc: bool) -> Iterator[Step]:

@@ -15,7 +15,7 @@ from nsapi import _native, _plan
 from nsapi._config import Config, Namespace
 from nsapi._errors import NamespaceError, refused
 from nsapi._handle import NETNS_DIR, NamespaceHandle, Target, current, resolve
-from nsapi._native import Exec, Program, State
+from nsapi._native import Exec, Program, State, Strings
 from nsapi._switch import Move
 from nsapi._types import NamespaceType, is_namespace_supported
 
@@ -208,12 +208,13 @@ class Popen(subprocess.Popen[Any]):
             executable = argv[0]
         sys.audit("subprocess.Popen", executable, argv, cwd, env)
         with _Lent() as lent:
+            # Joining mnt leaves it; by Config.join without types, that is not known before all is opened.
+            leaves = self._config.namespaces.path_of(NamespaceType.MNT) or self._config.target is not None
+            caller_cwd = _caller_cwd() if leaves else b"/"
             child_ends = ((p2cread, 0), (c2pwrite, 1), (errwrite, 2))
             request = _plan.Request(
-                exec=_exec(executable, argv, env),
-                name=os.fsdecode(executable),
                 cwd=None if cwd is None else _bytes("cwd", cwd),
-                caller_cwd=_caller_cwd(),
+                caller_cwd=caller_cwd,
                 stdio=tuple((lent.above_stdio(fd, to), to) for fd, to in child_ends if fd != -1),
                 pass_fds=tuple(pass_fds),
                 close_fds=close_fds,
@@ -223,18 +224,14 @@ class Popen(subprocess.Popen[Any]):
                 umask=umask,
                 ids=not (gid is None and gids is None and uid is None),
             )
-            plan = _plan.plan(
-                self._config,
-                request,
-                lent.joins(self._config),
-                _facts(self._config),
-                lent.descriptors(self._config),
-            )
-            self._spawn(Program(plan.steps))
+            joins = lent.joins(self._config)
+            program = _program(self._config, request, joins)
+            state = State()
+            state.lend((*lent.descriptors(self._config), *(move.fd for move in joins)), _exec(executable, argv, env))
+            self._spawn(program, state)
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
-    def _spawn(self, program: Program) -> None:
-        state = State()
+    def _spawn(self, program: Program, state: State) -> None:
         try:
             _native.spawn(program, state)
             self.pid, self._pidfd = state.child
@@ -335,6 +332,19 @@ def run(
 # ---- what a plan needs from the world ----
 
 
+def _program(config: Config, request: _plan.Request, joins: Sequence[Move]) -> Program:
+    """Make the steps; what was made last for the same Config, unchanged since, and the same circumstances serves again."""
+    facts = _facts(config)
+    key = request, tuple((move.types, move.words) for move in joins), facts
+    memo = config._memo
+    known = memo.program
+    if known is not None and known[0] == key:
+        return known[1]
+    program = Program(_plan.plan(config, request, joins, facts).steps)
+    memo.program = key, program
+    return program
+
+
 class _Lent:
     """Fds that are open for the time of one spawn; ``with`` closes them."""
 
@@ -409,18 +419,16 @@ class _Lent:
                 types.append(each)
         return tuple(types)
 
-    def descriptors(self, config: Config) -> _plan.Descriptors:
-        """Open what the steps write to or look at, in the caller's namespaces."""
+    def descriptors(self, config: Config) -> tuple[int, int, int]:
+        """Open what the steps write to or look at, in the caller's namespaces: PROC, CGROUP and PARENT of the plan."""
         proc = cgroup = parent = -1
         if config.namespaces.is_private("user") or config.time_offsets or config.oom_score_adj is not None:
             proc = self._own(_open_directory("/proc"))
-            if _native.fs_magic(proc) != _native.constant("PROC_SUPER_MAGIC"):
-                raise refused(EINVAL, "/proc is no procfs here; maps, offsets and oom_score_adj are written there")
         if config.cgroup_path is not None:
             cgroup = self._cgroup(config.cgroup_path)
         if config.parent_death_signal is not None:
             parent = self._own(os.pidfd_open(os.getpid()))
-        return _plan.Descriptors(proc=proc, cgroup=cgroup, parent=parent)
+        return proc, cgroup, parent
 
     def _cgroup(self, path: str | os.PathLike[str] | int) -> int:
         fd = path if isinstance(path, int) else self._own(_open_directory(os.fspath(path)))
@@ -451,16 +459,17 @@ def _open_directory(path: str) -> int:
 
 
 def _facts(config: Config) -> _plan.Facts:
-    oom = 0
+    """Find out what the plan for this Config depends on, and no more: each look costs a system call."""
+    euid, oom, created = os.geteuid(), 0, config.namespaces.is_private
     if config.oom_score_adj is not None:
         with open("/proc/thread-self/oom_score_adj", encoding="ascii") as file:
             oom = int(file.read())
     return _plan.Facts(
-        euid=os.geteuid(),
+        euid=euid,
         egid=os.getegid(),
-        dumpable=_native.dumpable() == 1,
-        main_thread=threading.get_native_id() == os.getpid(),
-        kernel=_kernel(),
+        dumpable=euid == 0 or not created(NamespaceType.USER) or _native.dumpable() == 1,
+        main_thread=config.parent_death_signal is None or threading.get_native_id() == os.getpid(),
+        kernel=_kernel() if created(NamespaceType.TIME) else _plan.TIME_AT_EXEC,
         oom_score_adj=oom,
     )
 
@@ -508,15 +517,27 @@ def _variable(name: Any, value: Any) -> bytes:
     return encoded + b"=" + _bytes("env", value)
 
 
+_environment: tuple[dict[bytes, bytes], Strings] | None = None
+
+
+def _inherited() -> Strings:
+    """Make the caller's own environment; that of the last spawn serves again where it is the same still."""
+    global _environment
+    # Its own dict: decoding and encoding each variable again is a tenth of what Python does for a spawn.
+    variables = dict(getattr(os.environb, "_data", os.environb))
+    known = _environment
+    if known is not None and known[0] == variables:
+        return known[1]
+    made = Strings([name + b"=" + value for name, value in variables.items()])
+    _environment = variables, made
+    return made
+
+
 def _exec(executable: _Path, argv: Sequence[_Path], env: Mapping[Any, Any] | None) -> Exec:
     """Make what execve takes; a name without a slash is looked up on the child's PATH, by the child."""
-    if env is None:
-        # Its own dict: decoding and encoding each variable again is a tenth of what Python does for a spawn.
-        variables = [name + b"=" + value for name, value in getattr(os.environb, "_data", os.environb).items()]
-    else:
-        variables = [_variable(name, value) for name, value in env.items()]
+    variables = _inherited() if env is None else Strings([_variable(name, value) for name, value in env.items()])
     program = _bytes("executable", executable)
     paths = [program]
     if not os.path.dirname(program):
         paths = [os.path.join(os.fsencode(folder), program) for folder in os.get_exec_path(env)]
-    return Exec(paths, [_bytes("args", each) for each in argv], variables)
+    return Exec(os.fsdecode(executable), Strings(paths), Strings([_bytes("args", each) for each in argv]), variables)
