@@ -5,11 +5,13 @@ The modules, from the words to the kernel:
 
 =============  =============================================================================
 ``_types``     NamespaceType: the table of the eight types
-``_config``    Namespace, Namespaces, IDMap, Config: values and their validators
+``_fields``    what one field of a Config may hold
+``_config``    Namespace, Namespaces, IDMap, Config: values and their rules
 ``_plan``      Config to an ordered list of steps, and why in that order; pure
 ``_native``    the list to the C core (``_native.c``), which performs it
 ``_switch``    the calling thread to other namespaces and back
-``_handle``    NamespaceHandle: owns an fd on a namespace; open, current
+``_handle``    NamespaceHandle: owns an fd on a namespace; current
+``_target``    what a verb may be pointed at, and how that is pinned; open
 ``_enter``     enter, setns, unshare
 ``_process``   Popen, run
 ``_errors``    NamespaceError: the step, the errno, the usual remedy
@@ -32,9 +34,9 @@ if TYPE_CHECKING:
     from nsapi._errors import Unsupported as Unsupported
     from nsapi._handle import NamespaceHandle as NamespaceHandle
     from nsapi._handle import current as current
-    from nsapi._handle import open as open
     from nsapi._process import Popen as Popen
     from nsapi._process import run as run
+    from nsapi._target import open as open
     from nsapi._types import NamespaceType as NamespaceType
     from nsapi._types import is_namespace_supported as is_namespace_supported
     from nsapi._types import namespace_types as namespace_types
@@ -44,7 +46,8 @@ _HOMES = {
     "_types": ("NamespaceType", "namespace_types", "ns_name", "is_namespace_supported"),
     "_errors": ("NamespaceError", "NamespaceRestoreError", "Unsupported"),
     "_config": ("Namespace", "Namespaces", "IDMap", "Config"),
-    "_handle": ("NamespaceHandle", "open", "current"),
+    "_handle": ("NamespaceHandle", "current"),
+    "_target": ("open",),
     "_enter": ("enter", "setns", "unshare"),
     "_process": ("Popen", "run"),
 }
@@ -82,6 +85,16 @@ def __getattr__(name: str) -> object:
     value = getattr(import_module(f"nsapi.{_HOME_OF[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _load_all() -> None:
+    """Load at once what is loaded at first use, before a thread goes where a file of that name is a stranger's."""
+    from importlib import import_module
+
+    for name in _HOMES:
+        import_module(f"nsapi.{name}")
+    for name in ("encodings.ascii", "fcntl", "resource", "select", "signal", "warnings"):
+        import_module(name)
 
 
 def __dir__() -> list[str]:

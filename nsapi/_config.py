@@ -187,7 +187,7 @@ def joined_namespace(type: NamespaceType, target: Any) -> Namespace:
 class IDMap:
     """One run of ids: *size* ids from *container_id* on inside are those from *host_id* on outside; user_namespaces(7).
 
-    All are 32-bit, and 4294967295 is no id; size is at least 1.
+    All are 32-bit, and 4294967295 is no id; size is at least 1. Else ValueError, or TypeError for what is no int.
     """
 
     container_id: int = field(validator=_fields.integer(0, NO_ID - 1))
@@ -211,7 +211,10 @@ class IDMap:
 
     @classmethod
     def parse(cls, text: str) -> list[IDMap]:
-        """Read ``"0:1000:1,1:100000:65536"``, or the lines of ``/proc/PID/uid_map``."""
+        """Read ``"0:1000:1,1:100000:65536"``, or the lines of ``/proc/PID/uid_map``.
+
+        Raises ValueError for what is not three whole numbers an entry, TypeError for what is no str.
+        """
         if not isinstance(text, str):
             raise TypeError(f"id map: {text!r} is no str")
         entries = [entry for line in text.splitlines() for entry in line.split(",") if entry.strip()]
@@ -295,7 +298,8 @@ class Config:
         lists of :class:`IDMap` (or ``"0:1000:1"``) for a created user namespace; both None: the caller is root inside, as
         ``unshare -r``; both ``[]``: nobody is mapped
     ``setgroups``
-        None: denied for a gid map of a single id, allowed for ranges; ``"deny"`` or ``"allow"`` insist
+        None: denied for a gid map of a single id, allowed for ranges; ``"deny"`` or ``"allow"`` insist; "allow" is
+        Unsupported in this version
     ``hostname``, ``domainname``
         1 to 64 bytes; need uts
     ``time_offsets``
@@ -309,7 +313,7 @@ class Config:
     ``loopback``
         bring ``lo`` up; needs net
     ``uid``, ``gid``, ``groups``
-        ids inside, before the program starts
+        ids inside, before the program starts; Unsupported in this version
     ``capabilities``
         ``{"bounding": ["CAP_KILL"], …}`` with the five sets of capabilities(7); one left out is empty, as in libcontainer
     ``rlimits``
@@ -319,11 +323,12 @@ class Config:
     ``oom_score_adj``
         -1000 to 1000, proc(5)
     ``parent_death_signal``
-        sent to the program when the thread that started it ends; main thread only
+        1 to 64, sent to the program when the thread that started it ends, prctl(2); main thread only; with a created
+        pid namespace only SIGKILL
     ``cgroup_path``
         absolute path, or fd, of the cgroup2 directory to start in
     ``init``
-        a small reaper as pid 1 of the created pid namespace, beside the program
+        a small reaper as pid 1 of the created pid namespace, beside the program; Unsupported in this version
     ``target``
         the process or namespace given to :meth:`join`
     ``extra``
@@ -361,7 +366,7 @@ class Config:
         """Make a Config: words create, ``net="blue"`` (a type's name as keyword) joins, other keywords are fields.
 
         A join takes the name of a net namespace, a path, a pid, a process or a handle, which is kept and never closed;
-        nothing is opened until a verb runs. Created and joined both is a ValueError.
+        nothing is opened until a verb runs. Created and joined both is a ValueError, an unknown keyword a TypeError.
         """
         namespaces = Namespaces(fields.pop("namespaces", ()))
         for each in types:
@@ -380,7 +385,8 @@ class Config:
     def join(cls, target: Any, *types: NamespaceType | str, **fields: Any) -> Self:
         """Make a Config that joins *types* of *target*; of a process all that differ from the caller's, if none is named.
 
-        *target* takes every form of :func:`nsapi.open`; nothing is opened until a verb runs.
+        *target* takes every form of :func:`nsapi.open`; nothing is opened until a verb runs. Raises TypeError for None, and
+        ValueError for a type that is created or joined twice.
         """
         if target is None:
             raise TypeError("target: None is no process and no namespace")

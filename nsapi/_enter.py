@@ -8,9 +8,10 @@ from errno import EINVAL, EUSERS
 
 from nsapi import _native, _switch
 from nsapi._errors import NamespaceError, refused, threads
-from nsapi._handle import NamespaceHandle, _is_pidfd, _refuse_type_of_name, _type_of, current, resolve
+from nsapi._handle import NamespaceHandle, current, own, type_of
 from nsapi._native import Program, State, Step
 from nsapi._switch import ENTERABLE, Move
+from nsapi._target import is_pidfd, refuse_type_of_name, resolve
 from nsapi._types import NamespaceType, flags_of, names_of, parse_types, types_in
 
 TYPE_CHECKING = False
@@ -117,7 +118,8 @@ def enter(target: Any, *types: NamespaceType | str, unshare_fs: bool = False) ->
                        thread its own root, cwd and umask for good
     pid                processes that this thread starts; the thread   back exactly
                        itself never moves, and can start no threads
-    user, time         refused, before anything changes: a thread could not come back. Use :func:`run` or :class:`Popen`
+    user, time         refused, before anything changes: a thread      –
+                       could not come back
     =================  ==============================================  =================================================
 
     Several types of a process are set by one setns(2) of its pidfd, all or none; a failure half-way is undone. Blocks
@@ -127,8 +129,9 @@ def enter(target: Any, *types: NamespaceType | str, unshare_fs: bool = False) ->
     is not, and cannot go back: that thread then refuses every further ``enter``. TypeError without *types* for a process.
     Needs CAP_SYS_ADMIN here and in the user namespace that owns the target; mnt CAP_SYS_CHROOT too.
     """
+    _native.require()
     parsed = parse_types(types)
-    _refuse_type_of_name(target, parsed[0] if len(parsed) == 1 else None)
+    refuse_type_of_name(target, parsed[0] if len(parsed) == 1 else None)
     if len(parsed) > 1 and isinstance(target, (str, bytes, os.PathLike, NamespaceHandle)):
         raise ValueError(f"types: {target!r} is one namespace, and {names_of(parsed)} were asked for")
     if isinstance(target, int) and not isinstance(target, bool) and not parsed:
@@ -162,7 +165,8 @@ def setns(
     process with other threads needs ``unshare_fs=True``, which gives this thread its own root, cwd and umask for good.
 
     Raises NamespaceError, ``EINVAL`` with step ``"check"``: not of that type; user or mnt in a threaded process; one's
-    own user namespace. ``EUSERS``: time in a threaded process. ``EPERM`` without CAP_SYS_ADMIN.
+    own user namespace. ``EUSERS``: time in a threaded process. ``EPERM`` without CAP_SYS_ADMIN. ``EBADF``: *fd* is not open.
+    ``ESRCH``: a pidfd of a process that has ended.
     """
     types = _mask(nstype)
     if isinstance(fd, NamespaceHandle):
@@ -183,13 +187,13 @@ def _setns(number: int, types: tuple[NamespaceType, ...], *, unshare_fs: bool) -
     if magic < 0:
         raise NamespaceError(-magic, None, words, step="setns")
     if magic == _native.constant("NSFS_MAGIC"):
-        actual = _type_of(number, words)
+        actual = type_of(number, words)
         if types and types != (actual,):
             raise refused(
                 EINVAL, f"it is a {actual.proc_name} namespace, and {names_of(types)} was asked for", filename=words
             )
         types = (actual,)
-    elif not _is_pidfd(number):
+    elif not is_pidfd(number):
         raise refused(EINVAL, "it is no namespace and no pidfd", filename=words)
     elif not types:
         raise refused(EINVAL, "for a pidfd nstype names the types to take from that process", filename=words)
@@ -200,6 +204,19 @@ def _setns(number: int, types: tuple[NamespaceType, ...], *, unshare_fs: bool) -
         _switch.agree_on_fs("setns", unshare_fs=unshare_fs)
     step = Step("setns", f"setns {names_of(types)}", fd=number, flags=flags_of(types), types=types, filename=words)
     _native.run(Program([step]), State())
+    if NamespaceType.PID in types:
+        _switch.note_children(elsewhere=_children_are_elsewhere())
+
+
+def _children_are_elsewhere() -> bool:
+    try:
+        children = own(NamespaceType.PID, of_children=True)
+    except NamespaceError:  # it has lost its pid 1
+        return True
+    here = current(NamespaceType.PID)
+    children.close()
+    here.close()
+    return children != here
 
 
 def _check_alone(types: tuple[NamespaceType, ...]) -> None:

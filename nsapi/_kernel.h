@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #ifndef CLONE_NEWTIME
@@ -40,6 +41,10 @@
 #define SYS_close_range 436
 #endif
 
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC (1U << 2)
 #endif
@@ -58,6 +63,12 @@
 #endif
 #ifndef PROC_SUPER_MAGIC
 #define PROC_SUPER_MAGIC 0x9fa0
+#endif
+
+#ifndef PR_CAP_AMBIENT
+#define PR_CAP_AMBIENT 47
+#define PR_CAP_AMBIENT_RAISE 2
+#define PR_CAP_AMBIENT_CLEAR_ALL 4
 #endif
 
 /* ioctl_nsfs(2) */
@@ -95,6 +106,18 @@
 #define PIDFD_GET_TIME_FOR_CHILDREN_NAMESPACE _IO(0xff, 8)
 #define PIDFD_GET_USER_NAMESPACE _IO(0xff, 9)
 #define PIDFD_GET_UTS_NAMESPACE _IO(0xff, 10)
+#endif
+
+/* openat2(2); names of our own, since newer headers have theirs in a header that clashes with fcntl.h. */
+typedef struct {
+    uint64_t flags;
+    uint64_t mode;
+    uint64_t resolve;
+} nsapi_open_how;
+#ifndef RESOLVE_NO_XDEV
+#define RESOLVE_NO_XDEV 0x01
+#define RESOLVE_NO_MAGICLINKS 0x02
+#define RESOLVE_BENEATH 0x08
 #endif
 
 /* clone3(2), as of Linux 5.7; a name of our own, since newer headers have theirs. */

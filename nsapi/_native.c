@@ -37,12 +37,6 @@
 
 #define SYS(name, ...) syscall(SYS_##name, ##__VA_ARGS__)
 
-#ifndef PR_CAP_AMBIENT
-#define PR_CAP_AMBIENT 47
-#define PR_CAP_AMBIENT_RAISE 2
-#define PR_CAP_AMBIENT_CLEAR_ALL 4
-#endif
-
 enum { STACK_SIZE = 64 * 1024, GUARD_SIZE = 64 * 1024, SIGNALS = 64, CAPABILITIES = 64 };
 enum { WAIT_PIDFD = 3 }; /* P_PIDFD: an enumerator in new C libraries, absent in old ones */
 
@@ -78,7 +72,7 @@ static int open_at(int dir, const char *path, int flags)
 
 long nsapi_fs_magic(int fd)
 {
-    struct statfs fs;
+    struct statfs fs; /* the C library's: it knows which call fills it in, and the call is all that it does */
     return fstatfs(fd, &fs) < 0 ? -errno : (long)fs.f_type;
 }
 
@@ -113,11 +107,11 @@ static int open_own_in_proc(const char *name)
         errno = EXDEV;
         return -1;
     }
-    struct {
-        uint64_t flags, mode, resolve;
-    } how = { .flags = O_PATH | O_DIRECTORY | O_CLOEXEC, .resolve = 0x01 | 0x02 | 0x08 };
-    /* RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH; openat2(2) has number 437 everywhere. */
-    cleanup_close int dir = (int)syscall(437L, proc, "thread-self/ns", &how, sizeof how);
+    nsapi_open_how how = {
+        .flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
+        .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH,
+    };
+    cleanup_close int dir = (int)SYS(openat2, proc, "thread-self/ns", &how, sizeof how);
     if (dir < 0)
         return -1;
     return open_at(dir, name, O_RDONLY);

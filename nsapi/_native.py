@@ -30,6 +30,11 @@ else:
     ffi = lib = _Absent()
 
 
+def require() -> None:
+    """Raise Unsupported where there is no C core."""
+    getattr(lib, "nsapi_spawn")  # noqa: B009
+
+
 O_PATH, O_DIRECTORY = getattr(os, "O_PATH", 0), getattr(os, "O_DIRECTORY", 0)
 
 

@@ -37,6 +37,7 @@ class Facts(NamedTuple):
     egid: int
     dumpable: bool = True
     main_thread: bool = True
+    children_elsewhere: bool = False
     kernel: tuple[int, int] = TIME_AT_EXEC
     oom_score_adj: int = 0
 
@@ -101,6 +102,11 @@ NEEDS_LAUNCHER: tuple[tuple[str, _Test], ...] = (
         "setgroups='allow', which a privileged process outside has to write",
         lambda config, request, joins, facts: config.setgroups == "allow",
     ),
+    (
+        "starting a program while enter or setns has set the pid namespace of children: it would share our memory in"
+        " sight of strangers",
+        lambda config, request, joins, facts: facts.children_elsewhere,
+    ),
     ("init=True", lambda config, request, joins, facts: config.init),
     (
         "joining together with a new user and a new pid namespace, which takes one more fork",
@@ -133,7 +139,7 @@ NEEDS_LAUNCHER: tuple[tuple[str, _Test], ...] = (
 )
 
 #: Fields that are modelled and that no carrier performs yet. Nothing that confines is dropped in silence.
-NOT_PERFORMED: tuple[str, ...] = ("mounts", "root", "sysctl")
+NOT_PERFORMED: tuple[str, ...] = ("mounts", "root", "sysctl", "extra")
 
 
 def refuse(config: Config, request: Request, joins: Sequence[NamespaceType], facts: Facts) -> None:

@@ -11,12 +11,13 @@ import threading
 from errno import EBADF, EINVAL
 from typing import Any
 
-from nsapi import _native, _plan
+from nsapi import _native, _plan, _switch
 from nsapi._config import Config, Namespace
 from nsapi._errors import NamespaceError, refused
-from nsapi._handle import NETNS_DIR, NamespaceHandle, Target, current, resolve
+from nsapi._handle import NamespaceHandle, current
 from nsapi._native import Exec, Program, State, Strings
 from nsapi._switch import Move
+from nsapi._target import NETNS_DIR, Target, resolve
 from nsapi._types import NamespaceType, is_namespace_supported
 
 TYPE_CHECKING = False
@@ -97,6 +98,7 @@ class Popen(subprocess.Popen[Any]):
         pipesize: int = -1,
         process_group: int | None = None,
     ) -> None:
+        _native.require()
         if preexec_fn is not None:
             raise ValueError("preexec_fn: no Python can run between clone and exec; say it in the Config")
         self._config = _config_of(config, target, types)
@@ -247,7 +249,7 @@ class Popen(subprocess.Popen[Any]):
 
     # __del__ comes here too, at the end of the interpreter, when modules may be empty: hence the default arguments.
 
-    def _internal_poll(self, *args: Any, _nohang: int = os.WNOHANG, **keywords: Any) -> int | None:
+    def _internal_poll(self, *args: Any, _nohang: int = getattr(os, "WNOHANG", 0), **keywords: Any) -> int | None:
         if self.returncode is None and self._waitpid_lock.acquire(False):  # type: ignore[attr-defined]
             try:
                 if self.returncode is None:
@@ -261,10 +263,10 @@ class Popen(subprocess.Popen[Any]):
     def _try_wait(
         self,
         wait_flags: int,
-        _waitid: Any = os.waitid,
-        _pidfd_type: int = os.P_PIDFD,
-        _exited: int = os.WEXITED,
-        _by_exit: int = os.CLD_EXITED,
+        _waitid: Any = getattr(os, "waitid", None),
+        _pidfd_type: int = getattr(os, "P_PIDFD", 3),
+        _exited: int = getattr(os, "WEXITED", 0),
+        _by_exit: int = getattr(os, "CLD_EXITED", 0),
         _no_child: type[OSError] = ChildProcessError,
     ) -> tuple[int, int]:
         """Wait by pidfd: where somebody else has waited for the program, its number may be another child's by now."""
@@ -301,7 +303,8 @@ def run(
 ) -> subprocess.CompletedProcess[Any]:
     """Run a program in namespaces and wait for it: :func:`subprocess.run` with a Config.
 
-    *config*, *target*, *types* and what is raised are those of :class:`Popen`; all else is subprocess's.
+    *config*, *target*, *types* and what is raised are those of :class:`Popen`; all else is subprocess's. A timeout, counted
+    from when the program has started, kills it and raises subprocess.TimeoutExpired.
     """
     if input is not None:
         if keywords.get("stdin") is not None:
@@ -469,6 +472,7 @@ def _facts(config: Config) -> _plan.Facts:
         egid=os.getegid(),
         dumpable=euid == 0 or not created(NamespaceType.USER) or _native.dumpable() == 1,
         main_thread=config.parent_death_signal is None or threading.get_native_id() == os.getpid(),
+        children_elsewhere=_switch.children_are_elsewhere(),
         kernel=_kernel() if created(NamespaceType.TIME) else _plan.TIME_AT_EXEC,
         oom_score_adj=oom,
     )

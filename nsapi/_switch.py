@@ -7,6 +7,7 @@ ones; *back* returns to what was moved and closes what was saved. The C core run
 
 from __future__ import annotations
 
+import sys
 from _thread import _local
 from errno import EINVAL, EUSERS
 
@@ -45,11 +46,12 @@ class Trip:
 class _Me:
     """What is known of one thread."""
 
-    __slots__ = ("entered", "lost", "own_fs", "spare")
+    __slots__ = ("entered", "joined_pid", "lost", "own_fs", "spare")
 
     def __init__(self) -> None:
         self.entered: list[tuple[object, Program, State]] = []
         self.lost: NamespaceRestoreError | None = None
+        self.joined_pid = False
         self.own_fs = False  # it has agreed to a root, cwd and umask of its own
         self.spare: list[State] = []  # that are home again; making one takes a tenth of the time that entering takes
 
@@ -78,6 +80,7 @@ def check(types: Sequence[NamespaceType], *, unshare_fs: bool) -> None:
 
 def agree_on_fs(verb: str, *, unshare_fs: bool) -> None:
     """See that a mount namespace may be set: the thread is alone, or has agreed to its own root, cwd and umask."""
+    sys.modules["nsapi"]._load_all()  # inside, whatever is imported is the target's
     if unshare_fs:
         _thread.me.own_fs = True
     elif not _thread.me.own_fs and not _native.single_threaded():
@@ -109,10 +112,10 @@ def _back_program(types: tuple[NamespaceType, ...]) -> Program:
     return _back_programs.setdefault(types, Program(steps))
 
 
-def own(each: NamespaceType, slot: int) -> Step:
+def own(each: NamespaceType, slot: int, *, of_children: bool = True) -> Step:
     """Open the calling thread's namespace of this type; for pid, that of its children, which is what setns changes."""
     pidfd_name, proc_name = each.proc_name.upper(), each.proc_name
-    if each is NamespaceType.PID:
+    if each is NamespaceType.PID and of_children:
         pidfd_name, proc_name = "PID_FOR_CHILDREN", "pid_for_children"
     return Step(
         "open_own",
@@ -123,6 +126,17 @@ def own(each: NamespaceType, slot: int) -> Step:
         path=proc_name.encode(),
         types=(each,),
     )
+
+
+def children_are_elsewhere() -> bool:
+    """Tell whether what this thread starts is born in a pid namespace that it has joined, among strangers."""
+    me = _thread.me
+    return me.joined_pid or any(NamespaceType.PID in step.types for _, back, _ in me.entered for step in back.steps)
+
+
+def note_children(*, elsewhere: bool) -> None:
+    """Note whether the pid namespace of this thread's children is now, for good, another than its own."""
+    _thread.me.joined_pid = elsewhere
 
 
 def plan(moves: Sequence[Move]) -> Trip:

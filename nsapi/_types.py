@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class NamespaceType(Enum):
     """One of the eight kinds of namespaces(7). Iteration has USER first, as libcontainer's ``NamespaceTypes()``.
 
-    The value is libcontainer's name (``"NEWNS"`` for ``MNT``).
+    The value is libcontainer's name (``"NEWNS"`` for ``MNT``); ``proc_name`` is its name below ``/proc/PID/ns``,
+    ``oci_name`` that of the OCI runtime-spec.
     """
 
     # value, name below /proc/PID/ns, OCI name
