@@ -32,7 +32,11 @@ def _join_path(value: Any) -> str:
         raise TypeError(f"path: {value!r} is no path; a live process or handle is joined by Config.new or Config.join")
     path = os.fsdecode(value)
     _fields.encode("path", path)
-    return path
+    if not isinstance(value, str) and not path:
+        raise ValueError(f"path: {value!r} is empty; only '' says that the namespace is to be created")
+    if isinstance(value, str) or "/" in path:
+        return path
+    return f"./{path}"  # else it would be taken for a name of ip-netns(8)
 
 
 def _parse_type(word: NamespaceType | str) -> NamespaceType:
@@ -164,6 +168,8 @@ def joined_namespace(type: NamespaceType, target: Any) -> Namespace:
             )
         return Namespace(type, f"/run/netns/{target}")
     if isinstance(target, (str, bytes, os.PathLike)):
+        if not os.fsencode(target):
+            raise ValueError(f"{name}: path {target!r} is empty")
         return Namespace(type, target)
     if isinstance(target, bool) or target is None:
         raise TypeError(f"{name}: {target!r} is no path, name, pid, process or handle")
@@ -422,10 +428,10 @@ class Config:
         self._memo = Memo(self._snapshot())
 
     def _snapshot(self) -> tuple[object, ...]:
-        """Copy all values, those inside of containers too; not *extra*, of which no rule and no step speaks."""
-        lists = [each if each is None else tuple(each) for each in _lists(self)]
-        dicts = [each if each is None else dict(each) for each in _dicts(self)]
-        return _plain(self), lists, dicts
+        """Copy all values, those inside of containers too, so that it tells each change, also of 1 to True or 1.0."""
+        frozen = [each if each is None else tuple(each) for each in _of_frozen(self)]
+        loose = [repr(each) if each else each is None for each in _of_anything(self)]
+        return _plain(self), frozen, loose
 
     def _problems(self) -> Iterator[str]:
         contains, created = self.namespaces.contains, self.namespaces.created()
@@ -475,10 +481,10 @@ class Config:
                 yield f"capabilities: {each} is {small}, so it must be {large} too (capabilities(7))"
 
 
-_LISTS = ("namespaces", "uid_mappings", "gid_mappings", "mounts", "groups")
-_DICTS = ("time_offsets", "sysctl", "capabilities", "rlimits")
-_lists, _dicts = attrgetter(*_LISTS), attrgetter(*_DICTS)
-_plain = attrgetter(*(each.name for each in fields(Config) if each.name not in (*_LISTS, *_DICTS, "extra", "_memo")))
+_OF_FROZEN = ("namespaces", "uid_mappings", "gid_mappings")
+_OF_ANYTHING = ("mounts", "groups", "time_offsets", "sysctl", "capabilities", "rlimits", "extra")
+_of_frozen, _of_anything = attrgetter(*_OF_FROZEN), attrgetter(*_OF_ANYTHING)
+_plain = attrgetter(*(each.name for each in fields(Config) if each.name not in (*_OF_FROZEN, *_OF_ANYTHING, "_memo")))
 
 
 def _refill(container: Any, checked: Any) -> None:

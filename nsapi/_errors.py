@@ -58,7 +58,9 @@ class NamespaceError(OSError):
     def __new__(cls, errnum: int, strerror: str | None = None, filename: str | None = None, **facts: Any) -> Self:
         """Make an instance that is also of the built-in class for *errnum*."""
         combined: Any = _also_builtin(cls, errnum)
-        made: Self = super().__new__(combined, errnum, strerror or os.strerror(errnum), filename)
+        # A filename of None would stay in args, which are errno and strerror, as those of OSError.
+        given = () if filename is None else (filename,)
+        made: Self = super().__new__(combined, errnum, strerror or os.strerror(errnum), *given)
         return made
 
     def __init__(
@@ -82,21 +84,18 @@ class NamespaceError(OSError):
             text += f": {self.step}"
         if self.index is not None:
             text += f" (step {self.index + 1} of {self.total})"
-        if self.filename is not None and self.filename not in (self.step or ""):
+        if self.filename is not None and not (self.step or "").endswith((f" {self.filename}", f"/{self.filename}")):
             text += f": {self.filename!r}"
         return f"{text} — {self.hint}" if self.hint else text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Give back what :func:`_rebuild` needs; the class made for the errno has no importable name."""
-        named = next(cls for cls in type(self).__mro__ if cls.__dict__.get("_named", False) or cls is NamespaceError)
-        facts = {name: getattr(self, name) for name in ("step", "index", "total", "type", "hint")}
-        return _rebuild, (named, self.errno, self.strerror, self.filename, facts, getattr(self, "__notes__", []))
+        """Name the class that can be imported, which the one made for the errno cannot; facts and notes are in the dict."""
+        named = next(cls for cls in type(self).__mro__ if cls not in _combined.values())
+        return named, (self.errno, self.strerror, self.filename), self.__dict__
 
 
 class Unsupported(NamespaceError):
     """This kernel, platform or version of nsapi cannot do it; errno is ENOSYS."""
-
-    _named = True
 
 
 class NamespaceRestoreError(NamespaceError):
@@ -104,8 +103,6 @@ class NamespaceRestoreError(NamespaceError):
 
     Whatever it does now happens in the namespaces it was in; it refuses every further ``enter``. Let it end.
     """
-
-    _named = True
 
 
 _combined: dict[tuple[type[NamespaceError], type[OSError]], type[NamespaceError]] = {}
@@ -116,23 +113,9 @@ def _also_builtin(cls: type[NamespaceError], errnum: int) -> type[NamespaceError
     if issubclass(cls, builtin):
         return cls
     if (cls, builtin) not in _combined:
-        names = {"__module__": cls.__module__, "__doc__": cls.__doc__, "_named": False}
+        names = {"__module__": cls.__module__, "__doc__": cls.__doc__}
         _combined[cls, builtin] = type(cls.__name__, (cls, builtin), names)
     return _combined[cls, builtin]
-
-
-def _rebuild(
-    cls: type[NamespaceError],
-    errnum: int,
-    strerror: str | None,
-    filename: str | None,
-    facts: dict[str, Any],
-    notes: list[str],
-) -> NamespaceError:
-    error = cls(errnum, strerror, filename, **facts)
-    if notes:
-        error.__dict__["__notes__"] = notes
-    return error
 
 
 def refused(errnum: int, why: str, *, filename: str | None = None, type: NamespaceType | None = None) -> NamespaceError:
@@ -179,14 +162,30 @@ def _no_space(types: tuple[str, ...]) -> str | None:
     for name in types:
         if _read(f"/proc/sys/user/max_{name}_namespaces") == "0":
             return f"user.max_{name}_namespaces is 0"
-    limits = ", ".join(
-        f"user.max_{name}_namespaces is {_read(f'/proc/sys/user/max_{name}_namespaces')}" for name in types
-    )
-    return f"a limit is reached ({limits}), or user or pid namespaces are nested 33 deep"
+    limits = {name: _read(f"/proc/sys/user/max_{name}_namespaces") for name in types}
+    known = ", ".join(f"user.max_{name}_namespaces is {limit}" for name, limit in limits.items() if limit)
+    text = f"a limit is reached, here{f' ({known})' if known else ''} or in a user namespace above"
+    nested = " or ".join(name for name in types if name in ("user", "pid"))
+    return f"{text}, or {nested} namespaces are nested 33 deep" if nested else text
+
+
+def _has_sys_admin() -> bool:
+    """Tell whether this thread has CAP_SYS_ADMIN, in its own user namespace; False where /proc does not tell."""
+    try:
+        fd = os.open("/proc/thread-self/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        lines = os.read(fd, 8192).split(b"\n")
+    finally:
+        os.close(fd)
+    return any(line.startswith(b"CapEff:") and int(line[7:], 16) >> 21 & 1 for line in lines)
 
 
 def _may_not_create(types: tuple[str, ...]) -> str | None:
     if "user" not in types:
+        if _has_sys_admin():
+            return "this process has CAP_SYS_ADMIN, so the host's policy (seccomp, LSM) refuses it"
         return "needs CAP_SYS_ADMIN; add 'user' to the namespaces to make them without privilege"
     if _read("/proc/sys/kernel/unprivileged_userns_clone") == "0":
         return "kernel.unprivileged_userns_clone is 0: this host allows user namespaces to root only"
@@ -200,19 +199,30 @@ def _may_not_create(types: tuple[str, ...]) -> str | None:
 def _may_not_map(types: tuple[str, ...]) -> str | None:
     if _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
         return _may_not_create(("user",))
+    if os.geteuid() == 0:
+        return "mapping uid 0 of outside needs CAP_SETFCAP, since Linux 5.12"
     return "without privilege a map holds the caller's own id only, and a gid map needs setgroups='deny'"
 
 
-def _threads(types: tuple[str, ...]) -> str | None:
-    if "user" in types and thread_count() > 1:
-        return f"{threads()}, and the kernel moves only single-threaded ones: use run or Popen"
-    if "mnt" in types and thread_count() > 1:
-        return f"{threads()} that share root and cwd: pass unshare_fs=True, or use run or Popen"
-    if "pid" in types:
-        return "the pid namespace for children is set already, or is not a descendant of the caller's"
-    if "user" in types:
-        return "a process cannot join the user namespace it is in"
-    return None
+# Threads are counted before any call: none of these can be EINVAL for their sake.
+
+
+def _may_not_make_twice(types: tuple[str, ...]) -> str | None:
+    return "the pid namespace for children is set already, and is not the caller's own" if "pid" in types else None
+
+
+def _may_not_join(types: tuple[str, ...]) -> str | None:
+    return "the pid namespace is not the caller's own, and no descendant of it" if "pid" in types else None
+
+
+def _no_pid_1(types: tuple[str, ...]) -> str | None:
+    try:
+        own, children = (os.readlink(f"/proc/thread-self/ns/{name}") for name in ("pid", "pid_for_children"))
+    except OSError:
+        return None
+    return (
+        None if own == children else "pid 1 of the pid namespace for children has ended; nothing can be started there"
+    )
 
 
 def _always(text: str) -> Callable[[tuple[str, ...]], str | None]:
@@ -229,24 +239,28 @@ _Row = tuple[int, tuple[str, ...], "Callable[[tuple[str, ...]], str | None]"]
 _HINTS: tuple[_Row, ...] = (
     (ENOSPC, _MAKE, _no_space),
     (EPERM, _MAKE, _may_not_create),
-    (EPERM, _JOIN, _always("needs CAP_SYS_ADMIN here and in the user namespace that owns the target (mnt: CAP_SYS_CHROOT too)")),
+    (EPERM, _JOIN, _always("needs CAP_SYS_ADMIN here and in the user namespace that owns the target (mnt: CAP_SYS_CHROOT too); with them, a policy (seccomp, LSM) refuses it")),
     (EPERM, _ID_MAPS, _may_not_map),
     (EACCES, _ID_MAPS, _always("/proc/PID/uid_map belongs to root where the process is not dumpable")),
-    (EINVAL, (*_MAKE, *_JOIN), _threads),
+    (EINVAL, _MAKE, _may_not_make_twice),
+    (EINVAL, _JOIN, _may_not_join),
     (EUSERS, _JOIN, _always("a time namespace is entered by single-threaded processes only: use run or Popen")),
-    (ENOMEM, ("clone",), _always("pid 1 of the pid namespace for children has ended; nothing can be started there")),
+    (ENOMEM, ("clone",), _no_pid_1),
     (EBUSY, ("clone",), _always("a cgroup with controllers for its children takes no processes itself: name a leaf")),
     (EPERM, ("mount /proc",), _always("parts of /proc are covered here, as in a container, and the kernel shows no fuller one: mounts=[] keeps the old")),
+    (EINVAL, ("make /proc private",), _always("/proc is no mount point here: mounts=[] leaves it as it is")),
     (EINVAL, ("mount",), _always('"/" is no mount point here, as in a chroot: propagation="unchanged" leaves it')),
     (EXDEV, ("write", "open_own"), _always("something that is not procfs is mounted over /proc")),
+    (EPERM, ("set RLIMIT_NOFILE",), _always("raising a hard limit needs CAP_SYS_RESOURCE in the initial user namespace, and none goes over fs.nr_open")),
     (EPERM, ("prlimit",), _always("raising a hard limit needs CAP_SYS_RESOURCE in the initial user namespace")),
     (EACCES, ("write oom_score_adj",), _always("lowering it needs CAP_SYS_RESOURCE in the initial user namespace")),
     (ERANGE, ("write timens_offsets",), _always("with this offset the clock would be negative or too large")),
     (EPERM, ("cap_bound", "capset", "cap_ambient"), _always("a capability that the process does not have cannot be given; dropping bounding ones needs CAP_SETPCAP")),
     (ENOENT, ("exec",), _always("no such program inside: PATH and the path are looked up after root and mounts; a script's interpreter may be missing")),
-    (EACCES, ("exec",), _always("not executable for this user inside, or on a noexec mount")),
+    (EACCES, ("exec",), _always("not executable for this user inside (the program, a script's interpreter or a folder of PATH), or on a noexec mount")),
     (ENOEXEC, ("exec",), _always("neither a program for this machine nor a script that begins with #!")),
     (ESRCH, ("setns", "open", "pidfd_open"), _always(_DEAD)),
+    (EACCES, ("open / to return to", "open the working directory to return to"), _always("this user may not search that directory, so could not come back to it: chdir first")),
     (EACCES, ("open",), _always("the namespaces of another user's process need CAP_SYS_PTRACE")),
     (ESRCH, ("pdeathsig",), _always("the parent has ended already")),
 )  # fmt: skip

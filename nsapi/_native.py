@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import os
 import sys
-from errno import EBADF, ENOMEM
+from errno import EBADF, ENOMEM, ENOSYS
 
-from nsapi._errors import NamespaceError, NamespaceRestoreError, hint, unsupported
+from nsapi._errors import NamespaceError, NamespaceRestoreError, Unsupported, hint, unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _failure(program: Program, state: State) -> NamespaceError:
     words, filename = step.words, step.filename
     if step.op == "exec" and state.exec is not None:
         words, filename = f"{words} {state.exec.name}", state.exec.name
-    return NamespaceError(
+    return (Unsupported if raw.errnum == ENOSYS else NamespaceError)(
         raw.errnum,
         None,
         filename,

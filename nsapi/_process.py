@@ -12,12 +12,12 @@ from errno import EBADF, EINVAL
 from typing import Any
 
 from nsapi import _native, _plan, _switch
-from nsapi._config import Config, Namespace
+from nsapi._config import Config, Namespace, joined_namespace
 from nsapi._errors import NamespaceError, refused
 from nsapi._handle import NamespaceHandle, current
 from nsapi._native import Exec, Program, State, Strings
 from nsapi._switch import Move
-from nsapi._target import NETNS_DIR, Target, resolve
+from nsapi._target import Target, resolve
 from nsapi._types import NamespaceType, is_namespace_supported
 
 TYPE_CHECKING = False
@@ -450,8 +450,10 @@ def _is_of(namespace: Namespace, target: Any) -> bool:
         return namespace.target is target
     if not isinstance(target, (str, bytes, os.PathLike)):
         return False
-    path = os.fsdecode(target)
-    return namespace.path == (path if "/" in path or not isinstance(target, str) else f"{NETNS_DIR}/{path}")
+    try:
+        return namespace == joined_namespace(namespace.type, target)
+    except ValueError:  # a name is of net only
+        return False
 
 
 def _open_directory(path: str) -> int:
