@@ -3,7 +3,7 @@
 
 The modules, from the words to the kernel:
 
-=============  =============================================================================
+============== =============================================================================
 ``_types``     NamespaceType: the table of the eight types
 ``_fields``    what one field of a Config may hold
 ``_config``    Namespace, Namespaces, IDMap, Config: values and their rules
@@ -13,9 +13,10 @@ The modules, from the words to the kernel:
 ``_handle``    NamespaceHandle: owns an fd on a namespace; current
 ``_target``    what a verb may be pointed at, and how that is pinned; open
 ``_enter``     enter, setns, unshare
+``_arguments`` subprocess's arguments, made into what the kernel takes
 ``_process``   Popen, run
 ``_errors``    NamespaceError: the step, the errno, the usual remedy
-=============  =============================================================================
+============== =============================================================================
 
 Names are loaded when they are first used (PEP 562), so that ``import nsapi`` costs next to nothing.
 """

@@ -8,10 +8,10 @@ from errno import EINVAL, EUSERS
 
 from nsapi import _native, _switch
 from nsapi._errors import NamespaceError, refused, threads
-from nsapi._handle import NamespaceHandle, current, own, type_of
+from nsapi._handle import NamespaceHandle, children_are_elsewhere, current, type_of
 from nsapi._native import Program, State, Step
 from nsapi._switch import ENTERABLE, Move
-from nsapi._target import is_pidfd, refuse_type_of_name, resolve
+from nsapi._target import is_pidfd, refuse_type_of_name, resolve, resolve_fd
 from nsapi._types import NamespaceType, flags_of, names_of, parse_types, types_in
 
 TYPE_CHECKING = False
@@ -36,21 +36,21 @@ else:
 class Entering(_Generic[Entered]):
     """The context manager that :func:`enter` makes; entering opens the target, leaving closes it."""
 
-    __slots__ = ("_entered", "_target", "_types", "_unshare_fs")
+    __slots__ = ("_target", "_types", "_unshare_fs")
 
     def __init__(self, target: Any, types: tuple[NamespaceType, ...], *, unshare_fs: bool) -> None:
         self._target, self._types, self._unshare_fs = target, types, unshare_fs
-        self._entered: list[list[NamespaceHandle]] = []
 
     def __enter__(self) -> Entered:
         """Open the target and go there; gives the handle, for several types a tuple of handles in their order."""
         handles: list[NamespaceHandle] = []
+        visit = _Visit(self, handles)
         try:
             with resolve(self._target) as target:
-                types = self._types
-                if not types and target.is_process:
+                if not self._types and target.is_process:
                     raise _which(target.words)
-                handles += [target.open(each) for each in types or (None,)]
+                for each in self._types or (None,):
+                    handles.append(target.open(each))  # one by one: of those before one that fails, none is lost
                 types = tuple(each.type for each in handles)
                 _switch.check(types, unshare_fs=self._unshare_fs)
                 if target.is_process and len(types) > 1:
@@ -58,24 +58,41 @@ class Entering(_Generic[Entered]):
                     moves = [Move(types, target.fd, target.words)]
                 else:
                     moves = [Move((each.type,), each.fileno(), target.words) for each in handles]
-                _switch.enter(handles, _switch.plan(moves))
+                entered: Any = handles[0] if len(handles) == 1 else tuple(handles)
+                _switch.enter(visit, _switch.plan(moves))
         except BaseException:
-            for handle in handles:
-                handle.close()
+            try:
+                _switch.undo(visit)  # KeyboardInterrupt, when it was inside already
+            finally:
+                visit.close()
             raise
-        self._entered.append(handles)
-        return handles[0] if len(handles) == 1 else tuple(handles)  # type: ignore[return-value]
+        return entered  # type: ignore[no-any-return]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        handles = self._entered[-1]
+        inside = _switch.thread.me.entered
+        visit = inside[-1][0] if inside else None
+        if visit.__class__ is not _Visit or visit.context is not self:
+            _switch.leave(self)  # which raises: this has not been entered last
+            return
         try:
-            _switch.leave(handles)
+            visit.__exit__(kind, error, trace)
         finally:
-            self._entered.pop()
-            for handle in handles:
-                handle.close()
+            visit.close()
+
+
+class _Visit(_switch.Leaving):
+    """One block: of which context manager, and what it has opened. Several threads may be in blocks of the same one."""
+
+    __slots__ = ("context", "handles")
+
+    def __init__(self, context: object, handles: list[NamespaceHandle]) -> None:
+        self.context, self.handles = context, handles
+
+    def close(self) -> None:
+        for handle in self.handles:
+            handle.close()
 
 
 def _which(words: str) -> TypeError:
@@ -204,19 +221,9 @@ def _setns(number: int, types: tuple[NamespaceType, ...], *, unshare_fs: bool) -
         _switch.agree_on_fs("setns", unshare_fs=unshare_fs)
     step = Step("setns", f"setns {names_of(types)}", fd=number, flags=flags_of(types), types=types, filename=words)
     _native.run(Program([step]), State())
+    _switch.forget_proofs()
     if NamespaceType.PID in types:
-        _switch.note_children(elsewhere=_children_are_elsewhere())
-
-
-def _children_are_elsewhere() -> bool:
-    try:
-        children = own(NamespaceType.PID, of_children=True)
-    except NamespaceError:  # it has lost its pid 1
-        return True
-    here = current(NamespaceType.PID)
-    children.close()
-    here.close()
-    return children != here
+        _switch.note_children(elsewhere=children_are_elsewhere())
 
 
 def _check_alone(types: tuple[NamespaceType, ...]) -> None:
@@ -229,7 +236,7 @@ def _check_alone(types: tuple[NamespaceType, ...]) -> None:
 def _refuse_own_user(number: int, words: str) -> None:
     here = current(NamespaceType.USER)
     try:
-        with resolve(_Lent(number)) as target:
+        with resolve_fd(number, words) as target:
             there = target.open(NamespaceType.USER)
         there.close()
     finally:
@@ -237,13 +244,6 @@ def _refuse_own_user(number: int, words: str) -> None:
     if there == here:
         why = "a process cannot join the user namespace it is in; leave user out of nstype"
         raise refused(EINVAL, why, filename=words, type=NamespaceType.USER)
-
-
-class _Lent:
-    """An fd as an object with fileno(), for resolve."""
-
-    def __init__(self, fd: int) -> None:
-        self.fileno = lambda: fd
 
 
 def unshare(*types: NamespaceType | str | int) -> None:
@@ -266,7 +266,10 @@ def unshare(*types: NamespaceType | str | int) -> None:
         parsed = parse_types(types)  # type: ignore[arg-type]
     if NamespaceType.USER in parsed:
         _check_alone((NamespaceType.USER,))
+    if NamespaceType.MNT in parsed:
+        _switch.load_all()
     step = Step("unshare", f"unshare {names_of(parsed)}", flags=flags_of(parsed), types=parsed)
     _native.run(Program([step]), State())
+    _switch.forget_proofs()
     if NamespaceType.MNT in parsed:  # the kernel has unshared root, cwd and umask with it
         _switch.agree_on_fs("unshare", unshare_fs=True)

@@ -52,10 +52,10 @@ class NamespaceError(OSError):
     index: int | None
     total: int | None
     type: NamespaceType | None
-    path: str | None
+    path: Any
     hint: str | None
 
-    def __new__(cls, errnum: int, strerror: str | None = None, filename: str | None = None, **facts: Any) -> Self:
+    def __new__(cls, errnum: int, strerror: str | None = None, filename: Any = None, **facts: Any) -> Self:
         """Make an instance that is also of the built-in class for *errnum*."""
         combined: Any = _also_builtin(cls, errnum)
         # A filename of None would stay in args, which are errno and strerror, as those of OSError.
@@ -67,7 +67,7 @@ class NamespaceError(OSError):
         self,
         errnum: int,
         strerror: str | None = None,
-        filename: str | None = None,
+        filename: Any = None,
         *,
         step: str | None = None,
         index: int | None = None,
@@ -84,7 +84,8 @@ class NamespaceError(OSError):
             text += f": {self.step}"
         if self.index is not None:
             text += f" (step {self.index + 1} of {self.total})"
-        if self.filename is not None and not (self.step or "").endswith((f" {self.filename}", f"/{self.filename}")):
+        name = None if self.filename is None else os.fsdecode(self.filename)
+        if name is not None and not (self.step or "").endswith((f" {name}", f"/{name}")):
             text += f": {self.filename!r}"
         return f"{text} — {self.hint}" if self.hint else text
 
@@ -231,7 +232,7 @@ def _always(text: str) -> Callable[[tuple[str, ...]], str | None]:
 
 _DEAD = "the process has ended; its pid may already be another's"
 _MAKE = ("clone", "unshare")
-_JOIN = ("setns", "return", "return_fs")
+_JOIN = ("setns", "check_return", "return", "return_fs")
 _ID_MAPS = ("write uid_map", "write gid_map", "write setgroups")
 _Row = tuple[int, tuple[str, ...], "Callable[[tuple[str, ...]], str | None]"]
 

@@ -14,13 +14,12 @@ from nsapi._types import NamespaceType, types_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any
 
     from typing_extensions import Self
 
 
-class NamespaceHandle:
+class NamespaceHandle(_switch.Leaving):
     """Owns an open fd on one namespace, which keeps that namespace alive; made by :func:`open` and :func:`current`.
 
     ``with handle:`` runs the block inside, for the calling thread only, and does *not* close the handle. It nests, may be
@@ -211,7 +210,7 @@ class NamespaceHandle:
                 raise ValueError(f"the handle on {self!r} is closed")
             _switch.enter(owner, self._trip or self._make_trip(unshare_fs=unshare_fs))
         finally:
-            users.pop()
+            del users[-1]
             if self._closed:
                 self._close_unused()
 
@@ -221,9 +220,6 @@ class NamespaceHandle:
         if self._type is not NamespaceType.MNT:  # which is asked for each time: threads come and go
             self._trip = trip
         return trip
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        _switch.leave(self)
 
     def __eq__(self, other: object) -> bool:
         return self._id == other._id if isinstance(other, NamespaceHandle) else NotImplemented
@@ -250,7 +246,7 @@ class NamespaceHandle:
                 self.close()
 
 
-class Inside:
+class Inside(_switch.Leaving):
     """The context manager of :meth:`NamespaceHandle.enter`: lends the handle, whose it is not to close."""
 
     __slots__ = ("_handle", "_unshare_fs")
@@ -262,9 +258,6 @@ class Inside:
         """Go there, the calling thread alone; gives the handle."""
         self._handle._go(self, unshare_fs=self._unshare_fs)
         return self._handle
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        _switch.leave(self)
 
 
 def duplicate_fd(fd: int) -> int:
@@ -306,3 +299,17 @@ def own(type: NamespaceType, *, of_children: bool) -> NamespaceHandle:
     state = State()
     _native.run(Program([step]), state)
     return NamespaceHandle(state.take_fd(0), f"this thread's {type.proc_name} namespace", type)
+
+
+def children_are_elsewhere() -> bool:
+    """Tell whether what this thread starts is born in another pid namespace than its own; also where that cannot be told."""
+    handles: list[NamespaceHandle] = []
+    try:
+        for of_children in (True, False):
+            handles.append(own(NamespaceType.PID, of_children=of_children))
+        return handles[0] != handles[1]
+    except NamespaceError:  # its pid 1 has ended, or there is no fd left
+        return True
+    finally:
+        for handle in handles:
+            handle.close()

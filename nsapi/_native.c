@@ -226,6 +226,15 @@ static int step_setns(const nsapi_step *step, nsapi_state *state)
     return 0;
 }
 
+/* Nothing moves, but for root and cwd with mnt: those are then to be returned to. */
+static int step_check_return(const nsapi_step *step, nsapi_state *state)
+{
+    if (set_ns(fd_of(step, state), step->flags) < 0)
+        return -1;
+    state->moved |= step->flags & CLONE_NEWNS;
+    return 0;
+}
+
 /* `moved` keeps what has been left in its lower half, what has been returned to in its upper half. */
 static int step_return(const nsapi_step *step, nsapi_state *state)
 {
@@ -453,6 +462,7 @@ static int (*const perform[NSAPI_OPS])(const nsapi_step *, nsapi_state *) = {
     [NSAPI_OPEN_OWN] = step_open_own,
     [NSAPI_CLOSE] = step_close,
     [NSAPI_SETNS] = step_setns,
+    [NSAPI_CHECK_RETURN] = step_check_return,
     [NSAPI_RETURN] = step_return,
     [NSAPI_CHECK_FS] = step_check_fs,
     [NSAPI_RETURN_FS] = step_return_fs,
@@ -731,7 +741,9 @@ int nsapi_dumpable(void)
 /* unshare(CLONE_THREAD) changes nothing in a process of one thread, and is EINVAL in any other. It needs no /proc. */
 int nsapi_single_threaded(void)
 {
-    return SYS(unshare, CLONE_THREAD) == 0;
+    if (SYS(unshare, CLONE_THREAD) == 0)
+        return 1;
+    return errno == EINVAL ? 0 : -errno;
 }
 
 void nsapi_strings(const char *block, int count, const char **ret)
@@ -740,4 +752,12 @@ void nsapi_strings(const char *block, int count, const char **ret)
         ret[index] = block;
         block += strlen(block) + 1;
     }
+}
+
+int nsapi_environ_count(void)
+{
+    int count = 0;
+    while (environ && environ[count])
+        count++;
+    return count;
 }

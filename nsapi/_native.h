@@ -15,6 +15,7 @@ enum nsapi_op {
     NSAPI_OPEN_OWN,         /* the calling thread's namespace. value: PIDFD_GET_*; path: below /proc; flags: its type -> slot */
     NSAPI_CLOSE,            /* slot; never fails */
     NSAPI_SETNS,            /* fd or slot; flags: one type or, for a pidfd, several */
+    NSAPI_CHECK_RETURN,     /* fd or slot; flags: the one type. Sets what the thread is in already: may it? */
     NSAPI_RETURN,           /* as SETNS, but only what an earlier SETNS of this state has moved */
     NSAPI_CHECK_FS,         /* slot: root; value: slot of cwd. Can this thread come back to both? */
     NSAPI_RETURN_FS,        /* slot: root; value: slot of cwd. Only if the mount namespace was moved */
@@ -99,6 +100,9 @@ int nsapi_pidfd_open(int pid, unsigned int flags);
 long nsapi_fs_magic(int fd);
 int nsapi_dumpable(void);
 int nsapi_single_threaded(void);
+
+extern char **environ;
+int nsapi_environ_count(void);
 
 /* Points ret[0] … ret[count - 1] at the strings that stand in block one after another, each with its NUL. */
 void nsapi_strings(const char *block, int count, const char **ret);

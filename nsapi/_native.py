@@ -7,7 +7,7 @@ import os
 import sys
 from errno import EBADF, ENOMEM, ENOSYS
 
-from nsapi._errors import NamespaceError, NamespaceRestoreError, Unsupported, hint, unsupported
+from nsapi._errors import NamespaceError, NamespaceRestoreError, Unsupported, hint, thread_count, unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Step:
         path: bytes | None = None,
         data: bytes | None = None,
         types: tuple[NamespaceType, ...] = (),
-        filename: str | None = None,
+        filename: object = None,
     ) -> None:
         self.op, self.words, self.types, self.filename = op, words, types, filename
         self.fd, self.slot, self.flags, self.value = fd, slot, flags, value
@@ -77,12 +77,31 @@ class Strings:
         lib.nsapi_strings(self._block, len(strings), self.array)
 
 
+_environment: tuple[object, Strings] | None = None
+
+
+def environment() -> Strings:
+    """Copy the C library's environment, of which os.environ does not know what os.putenv and C have set.
+
+    What was copied last serves again where both are the same still: the strings' addresses, and what Python knows.
+    """
+    global _environment
+    table, count = lib.environ, lib.nsapi_environ_count()
+    key = bytes(ffi.buffer(table, count * _POINTER)) if count else b"", dict(getattr(os.environb, "_data", os.environb))
+    known = _environment
+    if known is not None and known[0] == key:
+        return known[1]
+    made = Strings([ffi.string(table[index]) for index in range(count)])
+    _environment = key, made
+    return made
+
+
 class Exec:
     """What a spawn executes at last: the paths to try in order, argv and environ; *name* is for errors."""
 
     __slots__ = ("_kept", "name", "raw")
 
-    def __init__(self, name: str, paths: Strings, argv: Strings, env: Strings) -> None:
+    def __init__(self, name: Any, paths: Strings, argv: Strings, env: Strings) -> None:
         self.name, self._kept = name, (paths, argv, env)
         self.raw = ffi.new(_EXEC)
         self.raw.paths, self.raw.argv, self.raw.envp = paths.array, argv.array, env.array
@@ -125,6 +144,18 @@ class State:
         return bool(self.raw.moved & 0xFFFFFFFF)
 
     @property
+    def returned(self) -> int:
+        """The types that have been moved and returned to, as CLONE_NEW*."""
+        return int(self.raw.moved >> 32)
+
+    def close(self) -> None:
+        """Close what is in the slots: of a thread that has ended inside."""
+        for slot in range(lib.NSAPI_SLOTS):
+            fd = self.take_fd(slot)
+            if fd >= 0:
+                os.close(fd)
+
+    @property
     def child(self) -> tuple[int, int]:
         """The pid and pidfd of the child that has been spawned; -1 and -1 before."""
         return int(self.raw.pid), int(self.raw.pidfd)
@@ -145,6 +176,7 @@ class State:
 if TYPE_CHECKING or sys.platform == "linux":
     _STATE = ffi.typeof("nsapi_state *")
     _EXEC = ffi.typeof("nsapi_exec *")
+    _POINTER = ffi.sizeof("char *")
     _EMPTY = ffi.new(_STATE, {"step": -1, "pid": -1, "pidfd": -1, "fd": [-1] * lib.NSAPI_SLOTS})
 
 
@@ -159,7 +191,8 @@ def _failure(program: Program, state: State) -> NamespaceError:
     names = tuple(each.proc_name for each in step.types)
     words, filename = step.words, step.filename
     if step.op == "exec" and state.exec is not None:
-        words, filename = f"{words} {state.exec.name}", state.exec.name
+        filename = state.exec.name
+        words = f"{words} {os.fsdecode(filename)}"
     return (Unsupported if raw.errnum == ENOSYS else NamespaceError)(
         raw.errnum,
         None,
@@ -256,8 +289,9 @@ def dumpable() -> int:
 
 
 def single_threaded() -> bool:
-    """Tell whether this process has one thread, by the kernel's count, without /proc."""
-    return bool(lib.nsapi_single_threaded())
+    """Tell whether this process has one thread, by the kernel's count; by /proc where a filter keeps the kernel from it."""
+    answer = lib.nsapi_single_threaded()
+    return thread_count() == 1 if answer < 0 else bool(answer)
 
 
 def constant(name: str) -> int:

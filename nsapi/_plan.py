@@ -40,12 +40,13 @@ class Facts(NamedTuple):
     children_elsewhere: bool = False
     kernel: tuple[int, int] = TIME_AT_EXEC
     oom_score_adj: int = 0
+    exec_gives_capabilities: bool = False
 
 
 class Request(NamedTuple):
     """What Popen was asked for beside the Config, made into numbers and bytes; see subprocess for the meanings."""
 
-    cwd: bytes | None = None
+    cwd: tuple[bytes, object] | None = None  # as the kernel takes it, and as it was given
     caller_cwd: bytes = b"/"
     stdio: tuple[tuple[int, int], ...] = ()
     pass_fds: tuple[int, ...] = ()
@@ -81,6 +82,8 @@ def _foreign_map(config: Config, facts: Facts) -> bool:
 
 _Test = Callable[[Config, Request, "Sequence[NamespaceType]", Facts], bool]
 
+IDS = "uid, gid, groups, user=, group=, extra_groups=: changing ids in shared memory changes our own dumpable flag"
+
 #: What a vfork child cannot do, and why: it shares the caller's memory, and the caller sleeps meanwhile. Part of the
 #: coming carrier C, the launcher; until that is here it is Unsupported, in these words.
 NEEDS_LAUNCHER: tuple[tuple[str, _Test], ...] = (
@@ -93,7 +96,7 @@ NEEDS_LAUNCHER: tuple[tuple[str, _Test], ...] = (
         lambda config, request, joins, facts: any(each in _LAUNCHER_JOINS for each in joins),
     ),
     (
-        "uid, gid, groups, user=, group=, extra_groups=: changing ids in shared memory changes our own dumpable flag",
+        IDS,
         lambda config, request, joins, facts: (
             request.ids or any(each is not None for each in (config.uid, config.gid, config.groups))
         ),
@@ -142,14 +145,34 @@ NEEDS_LAUNCHER: tuple[tuple[str, _Test], ...] = (
 NOT_PERFORMED: tuple[str, ...] = ("mounts", "root", "sysctl", "extra")
 
 
-def refuse(config: Config, request: Request, joins: Sequence[NamespaceType], facts: Facts) -> None:
-    """Raise for what cannot be performed: ValueError for what never can, Unsupported for what this version cannot."""
+def check(config: Config, facts: Facts) -> None:
+    """Raise ValueError for what can never be performed by this caller; nothing needs to be opened for it."""
     if config.parent_death_signal is not None and not facts.main_thread and not config.init:
         raise ValueError(
             "parent_death_signal: the kernel ties it to the thread that spawns, and this is not the main thread, which"
             " may end sooner: spawn in the main thread, or init=True"
         )
-    _refuse_regained_capabilities(config, facts)
+    own = facts.euid
+    if config.namespaces.is_private("user"):
+        inside = [each.to_container(own) for each in effective_maps(config, facts)[0]]
+        own = next((each for each in inside if each is not None), 65534)
+    if config.capabilities is not None:
+        _refuse_regained_capabilities(config, own)
+    elif (
+        config.parent_death_signal is not None
+        and facts.exec_gives_capabilities
+        and not config.no_new_privs
+        and not config.namespaces.is_private("user")
+    ):
+        raise ValueError(
+            "parent_death_signal: the program is started as uid 0, exec gives it capabilities that the caller has dropped,"
+            " and the kernel clears the signal then (prctl(2)): set no_new_privs=True"
+        )
+
+
+def refuse(config: Config, request: Request, joins: Sequence[NamespaceType], facts: Facts) -> None:
+    """Raise for what cannot be performed: ValueError for what never can, Unsupported for what this version cannot."""
+    check(config, facts)
     for name in NOT_PERFORMED:
         if getattr(config, name):
             raise unsupported(f"{name} is not performed by this version of nsapi")
@@ -158,20 +181,20 @@ def refuse(config: Config, request: Request, joins: Sequence[NamespaceType], fac
         raise unsupported(f"this version of nsapi cannot do: {'; '.join(reasons)}")
 
 
-def _refuse_regained_capabilities(config: Config, facts: Facts) -> None:
-    """execve(2) of uid 0 makes permitted and effective anew, of bounding and inheritable; no_new_privs stops that."""
-    if config.capabilities is None or "permitted" not in config.capabilities or config.no_new_privs:
-        return
-    own = facts.euid
-    if config.namespaces.is_private("user"):
-        inside = [each.to_container(own) for each in effective_maps(config, facts)[0]]
-        own = next((each for each in inside if each is not None), 65534)
-    regained = config.capabilities.get("bounding", frozenset()) - config.capabilities["permitted"]
-    if own == 0 and regained:
-        raise ValueError(
-            f"capabilities: the program is started as uid 0, and exec would give {', '.join(sorted(regained))} back, since"
-            " bounding holds them: take them out of bounding, or set no_new_privs=True"
-        )
+def _refuse_regained_capabilities(config: Config, own: int) -> None:
+    """execve(2) makes permitted anew: of bounding and inheritable for uid 0, of ambient for others; so too effective."""
+    sets = {name: (config.capabilities or {}).get(name, frozenset()) for name in CAPABILITY_SETS}
+    if own != 0:
+        given, why = sets["ambient"], "ambient has them: take them out of ambient"
+    elif config.no_new_privs:
+        given, why = sets["permitted"], "permitted has them: take them out of permitted"
+    else:
+        given = sets["bounding"] | sets["inheritable"]
+        why = "bounding has them, and the program is started as uid 0: take them out of bounding, or set no_new_privs=True"
+    for name in ("permitted", "effective"):
+        regained = sorted(given - sets[name])
+        if regained:
+            raise ValueError(f"capabilities: exec would make {', '.join(regained)} {name} again, since {why}")
 
 
 def plan(config: Config, request: Request, joins: Sequence[Move], facts: Facts) -> Plan:
@@ -200,6 +223,9 @@ def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts
     for slot, move in enumerate(joins, JOINS):
         words = f"setns {names_of(move.types)} of {move.words}"
         yield Step("setns", words, slot=slot, flags=flags_of(move.types), types=move.types, filename=move.words)
+    # The host's power over what is joined ends with the new user namespace, and that over what is created begins.
+    joined = [each for move in joins for each in move.types]
+    yield from _uts_and_net_steps(config, joined)
     rest = tuple(each for each in created if each not in at_clone)
     if rest:
         yield Step("unshare", f"unshare {names_of(rest)}", flags=flags_of(rest), types=rest)
@@ -208,12 +234,7 @@ def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts
     if config.time_offsets:
         text = "".join(f"{clock} {seconds} {nanos}\n" for clock, (seconds, nanos) in config.time_offsets.items())
         yield _write("timens_offsets", text.encode(), (NamespaceType.TIME,))
-    for op, name in (("sethostname", config.hostname), ("setdomainname", config.domainname)):
-        if name is not None:
-            data = os.fsencode(name)
-            yield Step(op, f"{op} {name}", data=data, length=len(data), types=(NamespaceType.UTS,))
-    if config.loopback:
-        yield Step("loopback", "bring up lo", types=(NamespaceType.NET,))
+    yield from _uts_and_net_steps(config, created)
     if NamespaceType.MNT in created:
         yield from _mount_steps(config, fresh_proc=NamespaceType.PID in created)
     yield from _process_steps(config, request, changed_root=any(NamespaceType.MNT in move.types for move in joins))
@@ -224,6 +245,17 @@ def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts
         yield Step("pdeathsig", words, value=config.parent_death_signal, slot=PARENT)
     yield Step("sigmask", "restore the signal mask")
     yield Step("exec", "exec")
+
+
+def _uts_and_net_steps(config: Config, types: Sequence[NamespaceType]) -> Iterator[Step]:
+    """Set up those of these types that the Config has fields for."""
+    if NamespaceType.UTS in types:
+        for op, name in (("sethostname", config.hostname), ("setdomainname", config.domainname)):
+            if name is not None:
+                data = os.fsencode(name)
+                yield Step(op, f"{op} {name}", data=data, length=len(data), types=(NamespaceType.UTS,))
+    if NamespaceType.NET in types and config.loopback:
+        yield Step("loopback", "bring up lo", types=(NamespaceType.NET,))
 
 
 def _file_steps(request: Request) -> Iterator[Step]:
@@ -294,8 +326,8 @@ def _process_steps(config: Config, request: Request, *, changed_root: bool) -> I
         # setns has put us at the root of the mount namespace; the caller's directory, where there is one of that name.
         yield Step("chdir", "chdir to the caller's directory", path=request.caller_cwd, flags=1)
     if request.cwd is not None:
-        name = request.cwd.decode("utf-8", "surrogateescape")
-        yield Step("chdir", f"chdir {name}", path=request.cwd, filename=name)
+        path, given = request.cwd
+        yield Step("chdir", f"chdir {os.fsdecode(path)}", path=path, filename=given)
 
 
 def _privilege_steps(config: Config) -> Iterator[Step]:

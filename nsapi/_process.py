@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-from errno import EBADF, EINVAL
+from errno import EINVAL
 from typing import Any
 
-from nsapi import _native, _plan, _switch
+from nsapi import _arguments, _native, _plan, _switch
 from nsapi._config import Config, Namespace, joined_namespace
-from nsapi._errors import NamespaceError, refused
-from nsapi._handle import NamespaceHandle, current
-from nsapi._native import Exec, Program, State, Strings
+from nsapi._errors import NamespaceError, refused, unsupported
+from nsapi._handle import NamespaceHandle, children_are_elsewhere, current
+from nsapi._native import Program, State
 from nsapi._switch import Move
 from nsapi._target import Target, resolve
 from nsapi._types import NamespaceType, is_namespace_supported
@@ -23,12 +23,8 @@ from nsapi._types import NamespaceType, is_namespace_supported
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
-    from typing import IO
 
-    from typing_extensions import Self
-
-    _Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-    _File = int | IO[Any] | None
+    from nsapi._arguments import File, Path
 
 
 def _config_of(config: Config | None, target: Any, types: Sequence[NamespaceType | str]) -> Config:
@@ -64,19 +60,20 @@ class Popen(subprocess.Popen[Any]):
     """
 
     _pidfd = -1
+    _ends: tuple[int, ...] = (-1,) * 6
 
     def __init__(
         self,
-        args: _Path | Sequence[_Path],
+        args: Path | Sequence[Path],
         bufsize: int = -1,
-        executable: _Path | None = None,
-        stdin: _File = None,
-        stdout: _File = None,
-        stderr: _File = None,
+        executable: Path | None = None,
+        stdin: File = None,
+        stdout: File = None,
+        stderr: File = None,
         preexec_fn: None = None,
         close_fds: bool = True,
         shell: bool = False,
-        cwd: _Path | None = None,
+        cwd: Path | None = None,
         env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
         universal_newlines: bool | None = None,
         startupinfo: None = None,
@@ -107,38 +104,56 @@ class Popen(subprocess.Popen[Any]):
         self._pidfd_lock = threading.RLock()  # reentrant: a signal handler may kill() too
         if process_group is not None and not isinstance(process_group, int):
             raise TypeError(f"process_group: {process_group!r} is no int")
+        for name, number in (("process_group", process_group), ("umask", umask)):
+            if isinstance(number, int) and not -(2**31) <= number < 2**31:
+                raise ValueError(f"{name}: {number} is more than the kernel can hold")  # it would cut it, to 0 perhaps
         # Python 3.10's has no such keyword; it comes to _execute_child past subprocess, everywhere.
         self._process_group = -1 if process_group is None else process_group
-        pass_fds = _pass_fds(pass_fds)
-        for name, fd in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
-            if isinstance(fd, int) and fd not in (subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL):
-                _refuse_closed(name, fd)
-        super().__init__(
-            args,
-            bufsize=bufsize,
-            executable=executable,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            close_fds=close_fds,
-            shell=shell,
-            cwd=cwd,
-            env=env,
-            universal_newlines=universal_newlines,
-            startupinfo=startupinfo,
-            creationflags=creationflags,
-            restore_signals=restore_signals,
-            start_new_session=start_new_session,
-            pass_fds=pass_fds,
-            user=user,
-            group=group,
-            extra_groups=extra_groups,
-            encoding=encoding,
-            errors=errors,
-            text=text,
-            umask=umask,
-            pipesize=pipesize,
-        )
+        if not (user is None and group is None and extra_groups is None):
+            raise unsupported(_plan.IDS)  # before Python 3.10 opens pipes, and forgets them where a name is unknown
+        pass_fds = _arguments.open_fds(pass_fds)
+        files = ("stdin", stdin), ("stdout", stdout), ("stderr", stderr)  # held here: their fds are used below
+        ends = [_arguments.end(name, file) for name, file in files]
+        try:
+            super().__init__(
+                args,
+                bufsize=bufsize,
+                executable=executable,
+                stdin=ends[0],
+                stdout=ends[1],
+                stderr=ends[2],
+                close_fds=close_fds,
+                shell=shell,
+                cwd=cwd,
+                env=env,
+                universal_newlines=universal_newlines,
+                startupinfo=startupinfo,
+                creationflags=creationflags,
+                restore_signals=restore_signals,
+                start_new_session=start_new_session,
+                pass_fds=pass_fds,
+                user=user,
+                group=group,
+                extra_groups=extra_groups,
+                encoding=encoding,
+                errors=errors,
+                text=text,
+                umask=umask,
+                pipesize=pipesize,
+            )
+        except BaseException:
+            self._leave_nothing()
+            raise
+
+    def _leave_nothing(self) -> None:
+        """Undo what a failed call has left: a child born just before Ctrl-C, pipes that subprocess has forgotten."""
+        if self._child_created and self.returncode is None:
+            self.kill()
+            self.wait()
+        *_, p2cwrite, c2pread, _, errread, _ = (0, *self._ends)
+        for fd, file in ((p2cwrite, "stdin"), (c2pread, "stdout"), (errread, "stderr")):
+            if fd != -1 and getattr(self, file, None) is None:
+                os.close(fd)  # of a pipe for which there was no file yet: as for an unknown encoding
 
     @property
     def pidfd(self) -> int:
@@ -173,6 +188,10 @@ class Popen(subprocess.Popen[Any]):
 
     # ---- what subprocess calls ----
 
+    def _get_handles(self, *files: File) -> tuple[int, ...]:
+        self._ends = super()._get_handles(*files)  # type: ignore[misc]
+        return self._ends
+
     def _execute_child(
         self,
         args: Any,
@@ -180,7 +199,7 @@ class Popen(subprocess.Popen[Any]):
         preexec_fn: None,
         close_fds: bool,
         pass_fds: Collection[int],
-        cwd: _Path | None,
+        cwd: Path | None,
         env: Mapping[Any, Any] | None,
         startupinfo: None,
         creationflags: int,
@@ -209,13 +228,15 @@ class Popen(subprocess.Popen[Any]):
         if executable is None:
             executable = argv[0]
         sys.audit("subprocess.Popen", executable, argv, cwd, env)
+        facts = _facts(self._config)
+        _plan.check(self._config, facts)  # before anything is opened
         with _Lent() as lent:
             # Joining mnt leaves it; by Config.join without types, that is not known before all is opened.
             leaves = self._config.namespaces.path_of(NamespaceType.MNT) or self._config.target is not None
             caller_cwd = _caller_cwd() if leaves else b"/"
             child_ends = ((p2cread, 0), (c2pwrite, 1), (errwrite, 2))
             request = _plan.Request(
-                cwd=None if cwd is None else _bytes("cwd", cwd),
+                cwd=None if cwd is None else (_arguments.encode("cwd", cwd), cwd),
                 caller_cwd=caller_cwd,
                 stdio=tuple((lent.above_stdio(fd, to), to) for fd, to in child_ends if fd != -1),
                 pass_fds=tuple(pass_fds),
@@ -227,9 +248,10 @@ class Popen(subprocess.Popen[Any]):
                 ids=not (gid is None and gids is None and uid is None),
             )
             joins = lent.joins(self._config)
-            program = _program(self._config, request, joins)
+            program = _program(self._config, request, joins, facts)
             state = State()
-            state.lend((*lent.descriptors(self._config), *(move.fd for move in joins)), _exec(executable, argv, env))
+            fds = *lent.descriptors(self._config), *(move.fd for move in joins)
+            state.lend(fds, _arguments.program(executable, argv, env))
             self._spawn(program, state)
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
@@ -270,6 +292,8 @@ class Popen(subprocess.Popen[Any]):
         _no_child: type[OSError] = ChildProcessError,
     ) -> tuple[int, int]:
         """Wait by pidfd: where somebody else has waited for the program, its number may be another child's by now."""
+        if self._pidfd < 0:  # reaped before, and somebody has set returncode back to None
+            return self.pid, 0
         try:
             found = _waitid(_pidfd_type, self._pidfd, _exited | wait_flags)
         except _no_child:
@@ -285,12 +309,9 @@ class Popen(subprocess.Popen[Any]):
         if pidfd >= 0:
             _close(pidfd)
 
-    def __enter__(self) -> Self:
-        return super().__enter__()
-
 
 def run(
-    args: _Path | Sequence[_Path],
+    args: Path | Sequence[Path],
     *,
     config: Config | None = None,
     target: Any = None,
@@ -335,16 +356,16 @@ def run(
 # ---- what a plan needs from the world ----
 
 
-def _program(config: Config, request: _plan.Request, joins: Sequence[Move]) -> Program:
+def _program(config: Config, request: _plan.Request, joins: Sequence[Move], facts: _plan.Facts) -> Program:
     """Make the steps; what was made last for the same Config, unchanged since, and the same circumstances serves again."""
-    facts = _facts(config)
     key = request, tuple((move.types, move.words) for move in joins), facts
     memo = config._memo
     known = memo.program
     if known is not None and known[0] == key:
         return known[1]
     program = Program(_plan.plan(config, request, joins, facts).steps)
-    memo.program = key, program
+    if memo.snapshot == config._snapshot():  # else it has changed since validate, and these steps are of something else
+        memo.program = key, program
     return program
 
 
@@ -436,6 +457,8 @@ class _Lent:
     def _cgroup(self, path: str | os.PathLike[str] | int) -> int:
         fd = path if isinstance(path, int) else self._own(_open_directory(os.fspath(path)))
         magic = _native.fs_magic(fd)
+        if magic < 0:
+            raise refused(-magic, f"cgroup_path: fd {path} is not open", filename=str(path))
         if magic == _native.constant("CGROUP2_SUPER_MAGIC"):
             return fd
         why = "it is no cgroup2 directory"
@@ -466,6 +489,8 @@ def _open_directory(path: str) -> int:
 def _facts(config: Config) -> _plan.Facts:
     """Find out what the plan for this Config depends on, and no more: each look costs a system call."""
     euid, oom, created = os.geteuid(), 0, config.namespaces.is_private
+    dies = config.parent_death_signal
+    main_thread = dies is None or threading.get_native_id() == os.getpid()
     if config.oom_score_adj is not None:
         with open("/proc/thread-self/oom_score_adj", encoding="ascii") as file:
             oom = int(file.read())
@@ -473,11 +498,19 @@ def _facts(config: Config) -> _plan.Facts:
         euid=euid,
         egid=os.getegid(),
         dumpable=euid == 0 or not created(NamespaceType.USER) or _native.dumpable() == 1,
-        main_thread=config.parent_death_signal is None or threading.get_native_id() == os.getpid(),
-        children_elsewhere=_switch.children_are_elsewhere(),
+        main_thread=main_thread,
+        children_elsewhere=_switch.has_moved_children() and children_are_elsewhere(),
         kernel=_kernel() if created(NamespaceType.TIME) else _plan.TIME_AT_EXEC,
         oom_score_adj=oom,
+        exec_gives_capabilities=bool(dies and main_thread and euid == 0) and _exec_gives_capabilities(),
     )
+
+
+def _exec_gives_capabilities() -> bool:
+    """execve(2) of uid 0 makes the permitted capabilities anew, of the bounding and the inheritable ones."""
+    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as file:
+        sets = {line[:6]: int(line[7:], 16) for line in file if line.startswith("Cap")}
+    return bool((sets["CapBnd"] | sets["CapInh"]) & ~sets["CapPrm"])
 
 
 def _kernel() -> tuple[int, int]:
@@ -490,60 +523,3 @@ def _caller_cwd() -> bytes:
         return os.getcwdb()
     except OSError:  # it has been removed
         return b"/"
-
-
-def _bytes(name: str, value: _Path) -> bytes:
-    encoded = os.fsencode(value)
-    if b"\0" in encoded:
-        raise ValueError(f"{name}: embedded null byte")
-    return encoded
-
-
-def _pass_fds(fds: Collection[int]) -> tuple[int, ...]:
-    numbers = tuple(sorted({int(fd) for fd in fds}))
-    for fd in numbers:
-        _refuse_closed("pass_fds", fd)
-    return numbers
-
-
-def _refuse_closed(name: str, fd: int) -> None:
-    """Look before anything is opened here: that could get the number of a closed fd, and be passed instead."""
-    if not 0 <= fd < 2**31:
-        raise ValueError(f"{name}: {fd} is no file descriptor")
-    try:
-        os.get_inheritable(fd)
-    except OSError:
-        raise refused(EBADF, f"{name}: fd {fd} is not open") from None
-
-
-def _variable(name: Any, value: Any) -> bytes:
-    encoded = _bytes("env", name)
-    if b"=" in encoded:
-        raise ValueError("illegal environment variable name")
-    return encoded + b"=" + _bytes("env", value)
-
-
-_environment: tuple[dict[bytes, bytes], Strings] | None = None
-
-
-def _inherited() -> Strings:
-    """Make the caller's own environment; that of the last spawn serves again where it is the same still."""
-    global _environment
-    # Its own dict: decoding and encoding each variable again is a tenth of what Python does for a spawn.
-    variables = dict(getattr(os.environb, "_data", os.environb))
-    known = _environment
-    if known is not None and known[0] == variables:
-        return known[1]
-    made = Strings([name + b"=" + value for name, value in variables.items()])
-    _environment = variables, made
-    return made
-
-
-def _exec(executable: _Path, argv: Sequence[_Path], env: Mapping[Any, Any] | None) -> Exec:
-    """Make what execve takes; a name without a slash is looked up on the child's PATH, by the child."""
-    variables = _inherited() if env is None else Strings([_variable(name, value) for name, value in env.items()])
-    program = _bytes("executable", executable)
-    paths = [program]
-    if not os.path.dirname(program):
-        paths = [os.path.join(os.fsencode(folder), program) for folder in os.get_exec_path(env)]
-    return Exec(os.fsdecode(executable), Strings(paths), Strings([_bytes("args", each) for each in argv]), variables)

@@ -19,6 +19,7 @@ from nsapi._types import NamespaceType, flags_of, names_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import TracebackType
 
 #: The types that one thread of many can enter and leave again.
 ENTERABLE = tuple(each for each in NamespaceType if each not in (NamespaceType.USER, NamespaceType.TIME))
@@ -37,23 +38,56 @@ class Move:
 class Trip:
     """The way there and the way back, which may be taken many times, by many threads."""
 
-    __slots__ = ("back", "there")
+    __slots__ = ("_careful", "_moves", "_quick", "_saves", "back", "flags")
 
-    def __init__(self, there: Program, back: Program) -> None:
-        self.there, self.back = there, back
+    def __init__(self, types: Sequence[NamespaceType], saves: list[Step], moves: list[Step], back: Program) -> None:
+        self.flags, self.back = flags_of(types), back
+        self._saves, self._moves = saves, moves
+        self._quick: Program | None = None
+        self._careful: Program | None = None
+
+    def quick(self) -> Program:
+        """Save what is to be returned to, and go."""
+        if self._quick is None:
+            self._quick = Program([*self._saves, *self._moves])
+        return self._quick
+
+    def careful(self) -> Program:
+        """Before going, set what has been saved: who may not do that could not come back."""
+        if self._careful is None:
+            returns = [
+                Step(
+                    "check_return",
+                    f"check that the {each.types[0].proc_name} namespace can be returned to",
+                    slot=each.slot,
+                    flags=each.flags,
+                    types=each.types,
+                )
+                for each in sorted(
+                    self._saves, key=lambda each: NamespaceType.MNT in each.types
+                )  # it moves root and cwd
+                if each.op == "open_own"
+            ]
+            self._careful = Program([*self._saves, *returns, *self._moves])
+        return self._careful
 
 
 class _Me:
     """What is known of one thread."""
 
-    __slots__ = ("entered", "joined_pid", "lost", "own_fs", "spare")
+    __slots__ = ("entered", "joined_pid", "lost", "own_fs", "proven", "spare")
 
     def __init__(self) -> None:
         self.entered: list[tuple[object, Program, State]] = []
         self.lost: NamespaceRestoreError | None = None
         self.joined_pid = False
         self.own_fs = False  # it has agreed to a root, cwd and umask of its own
+        self.proven = 0  # types that it has come back from: those it does not try out again
         self.spare: list[State] = []  # that are home again; making one takes a tenth of the time that entering takes
+
+    def __del__(self) -> None:
+        for _, _, state in self.entered:  # the thread has ended inside, and nobody will ever go back
+            state.close()
 
 
 class _Thread(_local):
@@ -61,7 +95,7 @@ class _Thread(_local):
         self.me = _Me()
 
 
-_thread = _Thread()
+thread = _Thread()
 
 
 def check(types: Sequence[NamespaceType], *, unshare_fs: bool) -> None:
@@ -78,12 +112,17 @@ def check(types: Sequence[NamespaceType], *, unshare_fs: bool) -> None:
         agree_on_fs("enter", unshare_fs=unshare_fs)
 
 
+def load_all() -> None:
+    """Import what is imported at first use, before a mount namespace is set: inside, each file is the target's."""
+    sys.modules["nsapi"]._load_all()
+
+
 def agree_on_fs(verb: str, *, unshare_fs: bool) -> None:
     """See that a mount namespace may be set: the thread is alone, or has agreed to its own root, cwd and umask."""
-    sys.modules["nsapi"]._load_all()  # inside, whatever is imported is the target's
+    load_all()
     if unshare_fs:
-        _thread.me.own_fs = True
-    elif not _thread.me.own_fs and not _native.single_threaded():
+        thread.me.own_fs = True
+    elif not thread.me.own_fs and not _native.single_threaded():
         raise refused(
             EINVAL,
             f"{threads()} that share root, cwd and umask. {verb}(…, unshare_fs=True) gives this thread its own, for good;"
@@ -128,78 +167,114 @@ def own(each: NamespaceType, slot: int, *, of_children: bool = True) -> Step:
     )
 
 
-def children_are_elsewhere() -> bool:
-    """Tell whether what this thread starts is born in a pid namespace that it has joined, among strangers."""
-    me = _thread.me
+def has_moved_children() -> bool:
+    """Tell whether enter or setns has set the pid namespace of what this thread starts."""
+    me = thread.me
     return me.joined_pid or any(NamespaceType.PID in step.types for _, back, _ in me.entered for step in back.steps)
 
 
 def note_children(*, elsewhere: bool) -> None:
     """Note whether the pid namespace of this thread's children is now, for good, another than its own."""
-    _thread.me.joined_pid = elsewhere
+    thread.me.joined_pid = elsewhere
 
 
 def plan(moves: Sequence[Move]) -> Trip:
     """Make the way there and the way back; the fds in *moves* must stay open until ``there`` has run."""
     types = tuple(each for move in moves for each in move.types)
-    steps = [own(each, slot) for slot, each in enumerate(types)]
+    saves = [own(each, slot) for slot, each in enumerate(types)]
     if NamespaceType.MNT in types:
         fs_flags = _native.O_PATH | _native.O_DIRECTORY
-        steps += [
+        saves += [
             # Before CHECK_FS, which moves cwd about: it must be this thread's alone.
             Step("unshare", "unshare fs", flags=_native.constant("CLONE_FS")),
             Step("open", "open / to return to", path=b"/", flags=fs_flags, slot=_ROOT),
             Step("open", "open the working directory to return to", path=b".", flags=fs_flags, slot=_CWD),
             Step("check_fs", "check that root and cwd can be returned to", slot=_ROOT, value=_CWD),
         ]
+    sets = []
     for move in moves:
         words = f"setns {names_of(move.types)} of {move.words}"
-        steps.append(
-            Step("setns", words, fd=move.fd, flags=flags_of(move.types), types=move.types, filename=move.words)
-        )
-    return Trip(Program(steps), _back_program(types))
+        sets.append(Step("setns", words, fd=move.fd, flags=flags_of(move.types), types=move.types, filename=move.words))
+    return Trip(types, saves, sets, _back_program(types))
 
 
 def enter(owner: object, trip: Trip) -> None:
     """Go there. If that fails, the thread is where it was, or NamespaceRestoreError says that it is lost."""
-    me = _thread.me
+    me = thread.me
     if me.lost is not None:
         raise NamespaceRestoreError(
             EINVAL, step="check", hint=f"this thread could not go back earlier, and is lost: {me.lost}"
         )
+    there = trip.careful() if trip.flags & ~me.proven else trip.quick()
     state = me.spare.pop() if me.spare else State()
-    me.entered.append((owner, trip.back, state))
+    entry = (owner, trip.back, state)
+    # KeyboardInterrupt comes at the start of a function or after a call of C: after this, until the caller's block has
+    # begun, there must be neither. Hence the odd `del` instead of pop() all around.
     try:
-        _native.enter(trip.there, trip.back, state)
+        me.entered.append(entry)
+        _native.enter(there, trip.back, state)
     except BaseException as error:
-        me.entered.pop()
+        if me.entered and me.entered[-1] is entry:
+            del me.entered[-1]
         if isinstance(error, NamespaceRestoreError):
             me.lost = error
         elif state.moved:  # KeyboardInterrupt, right after the C core had done it
-            _leave(me, trip.back, state)
+            _return(me, trip.back, state)
         raise
 
 
 def leave(owner: object) -> None:
-    """Go back from what *owner* entered last; it must be what this thread entered last."""
-    me = _thread.me
+    """Go back from what *owner* entered last; it must be what this thread entered last.
+
+    After KeyboardInterrupt, what is still the last entry has not been left: call again.
+    """
+    me = thread.me
     if not me.entered or me.entered[-1][0] is not owner:
         raise RuntimeError("left out of order, or in another thread than entered: namespaces nest, thread by thread")
     _, back, state = me.entered[-1]
     try:
-        _leave(me, back, state)
-    finally:
-        me.entered.pop()
+        _return(me, back, state)
+    except BaseException as error:
+        if not state.moved or isinstance(error, NamespaceRestoreError):
+            del me.entered[-1]
+        raise
+    del me.entered[-1]
+    me.proven |= state.returned
     me.spare.append(state)
 
 
-def _leave(me: _Me, back: Program, state: State) -> None:
+class Leaving:
+    """What a context manager does at the end of its block, where :func:`enter` has made it the owner."""
+
+    __slots__ = ()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        entered = thread.me.entered
+        entry = entered[-1] if entered else None
+        try:
+            leave(self)
+        except BaseException:  # KeyboardInterrupt, before it has begun
+            if entry is not None and entry[0] is self and entered and entered[-1] is entry:
+                leave(self)
+            raise
+
+
+def undo(owner: object) -> None:
+    """Leave, if *owner*, made for this one visit, has been entered."""
+    if thread.me.entered and thread.me.entered[-1][0] is owner:
+        leave(owner)
+
+
+def _return(me: _Me, back: Program, state: State) -> None:
     try:
         _native.leave(back, state)
     except NamespaceRestoreError as error:
         me.lost = error
         raise
-    except BaseException:  # KeyboardInterrupt before the call: go back first, then let it through
-        if state.moved:
-            _native.leave(back, state)
-        raise
+
+
+def forget_proofs() -> None:
+    """After setns and unshare: what this thread could return to may be another's now."""
+    thread.me.proven = 0

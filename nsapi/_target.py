@@ -157,7 +157,7 @@ def _resolve_path(path: str, words: str) -> Target:
     except NamespaceError:
         raise
     except OSError as error:
-        named = path != words
+        named = os.path.dirname(path) == NETNS_DIR  # also where a Config has made a path of the name
         why = hint(error.errno or 0, "open") if path.startswith("/proc/") else None
         if named and error.errno == ENOENT:
             why = f"there is no {path}; `ip netns` lists the names, and nsapi.open never creates one"
@@ -228,7 +228,11 @@ def _resolve_fd(holder: Any) -> Target:
     fd = holder.fileno()
     if isinstance(fd, bool) or not isinstance(fd, int):
         raise TypeError(f"target: fileno() of {holder!r} is no int")
-    words = f"{type(holder).__name__} fd {fd}"
+    return resolve_fd(fd, f"{type(holder).__name__} fd {fd}")
+
+
+def resolve_fd(fd: int, words: str) -> Target:
+    """Find out what an fd is of, a namespace, a process or a socket; the fd is lent."""
     own = duplicate_fd(fd)
     if _native.fs_magic(own) == _native.constant("NSFS_MAGIC"):
         return Target(own, words)

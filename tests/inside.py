@@ -40,8 +40,11 @@ def children() -> list[int]:
     """Every child there is, dead ones too."""
     found: list[int] = []
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
-            found += map(int, file.read().split())
+        try:
+            with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # that thread has just ended
     return found
 
 

@@ -29,6 +29,7 @@ LAYERS = """
     _enter _process _asyncio _futures _pin _discover _probe oci mounts
     _target
     _handle _idmap _bootstrap
+    _arguments
     _switch
     _plan
     _config

@@ -617,7 +617,7 @@ def fail_in_every_situation(folder: str) -> dict[str, Any]:
     true = shutil.which("true") or "/bin/true"
     with open(true, "rb") as file:
         binary = re.sub(rb"/lib(?=[^\0]*/ld-)", b"/nop", file.read(), count=1)
-    all_but_one = {"bounding": CAPABILITIES, "permitted": ["CAP_KILL"]}
+    all_but_one = {"bounding": CAPABILITIES, "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"]}
 
     # How each comes about, and last the call that is looked at.
     situations: dict[str, tuple[Callable[[], object], ...]] = {

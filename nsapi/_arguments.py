@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""subprocess's arguments, made into what the kernel takes: bytes without NUL, open fds. Refused here, before anything is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from errno import EBADF
+
+from nsapi import _native
+from nsapi._errors import refused
+from nsapi._native import Exec, Strings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from typing import IO, Any
+
+    Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+    File = int | IO[Any] | None
+
+
+def encode(name: str, value: Path) -> bytes:
+    """Encode as the kernel will read it; ValueError for a NUL, in subprocess's words."""
+    encoded = os.fsencode(value)
+    if b"\0" in encoded:
+        raise ValueError(f"{name}: embedded null byte")
+    return encoded
+
+
+def open_fds(fds: Collection[int]) -> tuple[int, ...]:
+    """Sort pass_fds, and see that each is open."""
+    numbers = tuple(sorted({int(fd) for fd in fds}))
+    for fd in numbers:
+        _refuse_closed("pass_fds", fd)
+    return numbers
+
+
+def end(name: str, file: File) -> int | None:
+    """Find the fd of a file, and see that it is open, before anything else is."""
+    if file is None or (isinstance(file, int) and file in (subprocess.PIPE, subprocess.DEVNULL)):
+        return file
+    if isinstance(file, int) and file == subprocess.STDOUT:
+        if name != "stderr":
+            raise ValueError(f"{name}: STDOUT is for stderr only")
+        return file
+    fd = file if isinstance(file, int) else file.fileno()
+    _refuse_closed(name, fd)
+    return fd
+
+
+def _refuse_closed(name: str, fd: int) -> None:
+    """Look before anything is opened here: that could get the number of a closed fd, and be passed instead."""
+    if not 0 <= fd < 2**31:
+        raise ValueError(f"{name}: {fd} is no file descriptor")
+    try:
+        os.get_inheritable(fd)
+    except OSError:
+        raise refused(EBADF, f"{name}: fd {fd} is not open") from None
+
+
+def _variable(name: Any, value: Any) -> bytes:
+    encoded = encode("env", name)
+    if b"=" in encoded:
+        raise ValueError("illegal environment variable name")
+    return encoded + b"=" + encode("env", value)
+
+
+def program(executable: Path, argv: Sequence[Path], env: Mapping[Any, Any] | None) -> Exec:
+    """Make what execve takes; a name without a slash is looked up on the child's PATH, by the child."""
+    variables = _native.environment() if env is None else Strings([_variable(*each) for each in env.items()])
+    name = encode("executable", executable)
+    paths = [name]
+    if not os.path.dirname(name):
+        paths = [os.path.join(os.fsencode(folder), name) for folder in os.get_exec_path(env)]
+    return Exec(executable, Strings(paths), Strings([encode("args", each) for each in argv]), variables)
