@@ -62,6 +62,7 @@ class Trip:
                     slot=each.slot,
                     flags=each.flags,
                     types=each.types,
+                    filename=self._moves[0].filename,  # in aid of which
                 )
                 for each in sorted(
                     self._saves, key=lambda each: NamespaceType.MNT in each.types

@@ -219,7 +219,7 @@ def test_a_real_failure_has_all_its_facts(anyone: Runner) -> None:
         [errno.EPERM, "unshare uts", 0, 1, "UTS", None, None],
         [errno.EPERM, "unshare uts,net", 0, 1, None, None, None],
         [errno.EBADF, "setns", None, None, None, "fd -1", "fd -1"],
-        [errno.EPERM, f"setns net of {process}", 1, 2, "NET", process, process],
+        [errno.EPERM, "check that the net namespace can be returned to", 1, 3, "NET", process, process],
         [errno.ENOENT, "exec /nsapi/nope", 4, 5, None, "/nsapi/nope", "/nsapi/nope"],
     ]
 
