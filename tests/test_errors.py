@@ -275,7 +275,7 @@ SITUATIONS: dict[str, Expected | None] = {
     "no privilege: run uts": _eperm("clone uts", *_NEEDS),
     "no privilege: run time": _eperm("unshare time", *_NEEDS),
     "no privilege: unshare": _eperm("unshare uts,net", *_NEEDS),
-    "no privilege: enter": _eperm("setns net of process *", *_JOIN_NEEDS, never=("add 'user'",)),
+    "no privilege: enter": _eperm("check that the net namespace can be returned to", *_JOIN_NEEDS, never=("add 'user'",)),
     "no privilege: setns": _eperm("setns net", *_JOIN_NEEDS, never=("add 'user'",)),
     "no privilege: run in a target": _eperm("setns net of process *", *_JOIN_NEEDS, never=("add 'user'",)),
     "no privilege: run with user": _WORKS,
@@ -285,7 +285,7 @@ SITUATIONS: dict[str, Expected | None] = {
     "no map: unshare user": _eperm("unshare user", "without a map"),
     "a policy forbids unshare": _eperm("unshare uts", "policy", never=("needs CAP_SYS_ADMIN", "add 'user'")),
     "a policy forbids clone": _eperm("clone uts", "policy", never=("needs CAP_SYS_ADMIN", "add 'user'")),
-    "a policy forbids setns": _eperm("setns net of process *", "policy"),
+    "a policy forbids setns": _eperm("check that the net namespace can be returned to", "policy"),
     "a policy knows no unshare": Expected("Unsupported", errno.ENOSYS, "unshare uts"),
     # ENOSPC
     **{
