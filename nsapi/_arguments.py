@@ -74,3 +74,12 @@ def program(executable: Path, argv: Sequence[Path], env: Mapping[Any, Any] | Non
     if not os.path.dirname(name):
         paths = [os.path.join(os.fsencode(folder), name) for folder in os.get_exec_path(env)]
     return Exec(executable, Strings(paths), Strings([encode("args", each) for each in argv]), variables)
+
+
+def file_of(fd: int) -> object:
+    """Tell which file is behind *fd*; None where it is closed."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

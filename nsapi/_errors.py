@@ -173,7 +173,7 @@ def _no_space(types: tuple[str, ...]) -> str | None:
 def _has_sys_admin() -> bool:
     """Tell whether this thread has CAP_SYS_ADMIN, in its own user namespace; False where /proc does not tell."""
     try:
-        fd = os.open("/proc/thread-self/status", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open("/proc/thread-self/status", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -252,12 +252,14 @@ _HINTS: tuple[_Row, ...] = (
     (EINVAL, ("make /proc private",), _always("/proc is no mount point here: mounts=[] leaves it as it is")),
     (EINVAL, ("mount",), _always('"/" is no mount point here, as in a chroot: propagation="unchanged" leaves it')),
     (EXDEV, ("write", "open_own"), _always("something that is not procfs is mounted over /proc")),
+    (ENOSYS, ("write", "open_own"), _always("a seccomp filter knows no openat2(2), without which /proc cannot be told from a false one")),
+    (EXDEV, ("chdir",), _always("that directory is outside of the root of the joined mount namespace: a link of its own leads out")),
     (EPERM, ("set RLIMIT_NOFILE",), _always("raising a hard limit needs CAP_SYS_RESOURCE in the initial user namespace, and none goes over fs.nr_open")),
     (EPERM, ("prlimit",), _always("raising a hard limit needs CAP_SYS_RESOURCE in the initial user namespace")),
     (EACCES, ("write oom_score_adj",), _always("lowering it needs CAP_SYS_RESOURCE in the initial user namespace")),
     (ERANGE, ("write timens_offsets",), _always("with this offset the clock would be negative or too large")),
     (EPERM, ("cap_bound", "capset", "cap_ambient"), _always("a capability that the process does not have cannot be given; dropping bounding ones needs CAP_SETPCAP")),
-    (ENOENT, ("exec",), _always("no such program inside: PATH and the path are looked up after root and mounts; a script's interpreter may be missing")),
+    (ENOENT, ("exec",), _always("no such program inside: PATH and the path are looked up after root and mounts; a script's interpreter may be missing; a str is one name, not a command line")),
     (EACCES, ("exec",), _always("not executable for this user inside (the program, a script's interpreter or a folder of PATH), or on a noexec mount")),
     (ENOEXEC, ("exec",), _always("neither a program for this machine nor a script that begins with #!")),
     (ESRCH, ("setns", "open", "pidfd_open"), _always(_DEAD)),

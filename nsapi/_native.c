@@ -143,7 +143,12 @@ static int step_open_own(const nsapi_step *step, nsapi_state *state)
 
 static int step_write(const nsapi_step *step, nsapi_state *state)
 {
-    cleanup_close int fd = open_at(fd_of(step, state), step->path, O_WRONLY | O_NOFOLLOW);
+    /* Beneath, on one mount: `self` of a false /proc could lead to the real file of another process. */
+    nsapi_open_how how = {
+        .flags = O_WRONLY | O_NOFOLLOW | O_CLOEXEC,
+        .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH,
+    };
+    cleanup_close int fd = (int)SYS(openat2, fd_of(step, state), step->path, &how, sizeof how);
     if (fd < 0)
         return -1;
     /* Never write where a stranger has put another file system in the way. */
@@ -358,10 +363,25 @@ static int step_sigdefault(const nsapi_step *step, nsapi_state *state)
     return 0;
 }
 
+/*
+ * In a joined mount namespace a link can lead out of it, through /proc/PID/root, cwd or fd (CVE-2024-21626). The kernel
+ * says so: such a directory has no path from our root.
+ */
+static int is_reachable(void)
+{
+    char path[PATH_MAX];
+    long length = SYS(getcwd, path, sizeof path);
+    if (length >= 0 && path[0] == '/')
+        return 0;
+    if (length >= 0)
+        errno = EXDEV;
+    return -1;
+}
+
 static int step_chdir(const nsapi_step *step, nsapi_state *state)
 {
     (void)state;
-    if (SYS(chdir, step->path) == 0)
+    if (SYS(chdir, step->path) == 0 && (!step->value || is_reachable() == 0))
         return 0;
     return step->flags ? (int)SYS(chdir, "/") : -1;
 }
@@ -686,13 +706,12 @@ void nsapi_stack_free(char *stack)
 }
 
 /*
- * What is kept whatever happens: errno, the signal mask and `dumpable` of the caller; the child shares our memory, and
- * with it the flag.
+ * What is kept whatever happens: errno and the signal mask of the caller. `dumpable`, a flag of the memory that the child
+ * shares, is not touched by any step that may stand here: what would change it, new ids, is not a vfork child's to do.
  */
 int nsapi_spawn(const nsapi_program *program, nsapi_state *state, char *stack)
 {
     int saved = errno;
-    int dumpable = nsapi_dumpable();
     state->pid = state->pidfd = -1;
     /* All 64, by number: the C library would leave its own two open, and a handler of theirs run in the child. */
     uint64_t all = UINT64_MAX;
@@ -712,8 +731,6 @@ int nsapi_spawn(const nsapi_program *program, nsapi_state *state, char *stack)
         state->pid = pid;
         state->pidfd = pidfd;
     }
-    if (dumpable == 1 && nsapi_dumpable() != 1)
-        SYS(prctl, PR_SET_DUMPABLE, 1L, 0L, 0L, 0L);
     SYS(rt_sigprocmask, SIG_SETMASK, &state->sigmask, NULL, (size_t)KERNEL_SIGSET);
     errno = saved;
     return state->errnum ? -1 : 0;

@@ -33,7 +33,7 @@ enum nsapi_op {
     NSAPI_SETPGID,          /* value */
     NSAPI_UMASK,            /* value */
     NSAPI_SIGDEFAULT,       /* value: bit n-1 is signal n */
-    NSAPI_CHDIR,            /* path; flags: 1 = go to "/" where path cannot be entered */
+    NSAPI_CHDIR,            /* path; flags: 1 = go to "/" where path cannot be entered; value: 1 = only below our root */
     NSAPI_CAP_BOUND,        /* value: the capabilities that stay in the bounding set */
     NSAPI_CAPSET,           /* flags: effective; value: permitted; length: inheritable */
     NSAPI_CAP_AMBIENT,      /* value: exactly these */

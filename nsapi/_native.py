@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import _count as _thread_count
+from _thread import get_native_id
 from errno import EBADF, ENOMEM, ENOSYS
 
 from nsapi._errors import NamespaceError, NamespaceRestoreError, Unsupported, hint, thread_count, unsupported
@@ -86,6 +88,12 @@ def environment() -> Strings:
     What was copied last serves again where both are the same still: the strings' addresses, and what Python knows.
     """
     global _environment
+    if _thread_count() or get_native_id() != os.getpid():
+        pointers = _environ()
+        while (again := _environ()) != pointers:
+            pointers = again
+        return Strings([ffi.string(each) for each in pointers])
+    # Nobody else runs Python, so that the table stays as it is; looking at it is a tenth of the work then.
     table, count = lib.environ, lib.nsapi_environ_count()
     key = bytes(ffi.buffer(table, count * _POINTER)) if count else b"", dict(getattr(os.environb, "_data", os.environb))
     known = _environment
@@ -94,6 +102,15 @@ def environment() -> Strings:
     made = Strings([ffi.string(table[index]) for index in range(count)])
     _environment = key, made
     return made
+
+
+def _environ() -> list[Any]:
+    """List the pointers in environ. Each is read in one expression: between two, another thread may move the table."""
+    pointers: list[Any] = []
+    if lib.environ != ffi.NULL:
+        while (each := lib.environ[len(pointers)]) != ffi.NULL:
+            pointers.append(each)
+    return pointers
 
 
 class Exec:

@@ -324,10 +324,10 @@ def _process_steps(config: Config, request: Request, *, changed_root: bool) -> I
         yield Step("sigdefault", "restore signals", value=signals)
     if changed_root:
         # setns has put us at the root of the mount namespace; the caller's directory, where there is one of that name.
-        yield Step("chdir", "chdir to the caller's directory", path=request.caller_cwd, flags=1)
+        yield Step("chdir", "chdir to the caller's directory", path=request.caller_cwd, flags=1, value=1)
     if request.cwd is not None:
         path, given = request.cwd
-        yield Step("chdir", f"chdir {os.fsdecode(path)}", path=path, filename=given)
+        yield Step("chdir", f"chdir {os.fsdecode(path)}", path=path, filename=given, value=int(changed_root))
 
 
 def _privilege_steps(config: Config) -> Iterator[Step]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from errno import EINVAL
+from errno import EINVAL, EXDEV
 from typing import Any
 
 from nsapi import _arguments, _native, _plan, _switch
@@ -61,6 +61,7 @@ class Popen(subprocess.Popen[Any]):
 
     _pidfd = -1
     _ends: tuple[int, ...] = (-1,) * 6
+    _pipes: Mapping[int, object] = {}
 
     def __init__(
         self,
@@ -152,8 +153,10 @@ class Popen(subprocess.Popen[Any]):
             self.wait()
         *_, p2cwrite, c2pread, _, errread, _ = (0, *self._ends)
         for fd, file in ((p2cwrite, "stdin"), (c2pread, "stdout"), (errread, "stderr")):
-            if fd != -1 and getattr(self, file, None) is None:
-                os.close(fd)  # of a pipe for which there was no file yet: as for an unknown encoding
+            # Of a pipe for which there was no file yet, as for an unknown encoding. Where Ctrl-C came between the file's
+            # making and its keeping, it has closed itself, and the number may be another thread's by now.
+            if fd != -1 and getattr(self, file, None) is None and _arguments.file_of(fd) == self._pipes.get(fd):
+                os.close(fd)
 
     @property
     def pidfd(self) -> int:
@@ -190,6 +193,7 @@ class Popen(subprocess.Popen[Any]):
 
     def _get_handles(self, *files: File) -> tuple[int, ...]:
         self._ends = super()._get_handles(*files)  # type: ignore[misc]
+        self._pipes = {fd: _arguments.file_of(fd) for fd in (self._ends[1], self._ends[2], self._ends[4]) if fd != -1}
         return self._ends
 
     def _execute_child(
@@ -492,8 +496,7 @@ def _facts(config: Config) -> _plan.Facts:
     dies = config.parent_death_signal
     main_thread = dies is None or threading.get_native_id() == os.getpid()
     if config.oom_score_adj is not None:
-        with open("/proc/thread-self/oom_score_adj", encoding="ascii") as file:
-            oom = int(file.read())
+        oom = int(_own_proc("oom_score_adj"))
     return _plan.Facts(
         euid=euid,
         egid=os.getegid(),
@@ -506,11 +509,26 @@ def _facts(config: Config) -> _plan.Facts:
     )
 
 
+def _own_proc(name: str) -> bytes:
+    """Read a file of this thread's in /proc, which may be a stranger's: neither wait at a FIFO, nor believe a plain file."""
+    path = f"/proc/thread-self/{name}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise NamespaceError(error.errno or EINVAL, None, path, step=f"read {name}") from None
+    try:
+        if _native.fs_magic(fd) != _native.constant("PROC_SUPER_MAGIC"):
+            raise refused(EXDEV, "something that is not procfs is mounted over /proc", filename=path)
+        return os.read(fd, 16384)
+    finally:
+        os.close(fd)
+
+
 def _exec_gives_capabilities() -> bool:
     """execve(2) of uid 0 makes the permitted capabilities anew, of the bounding and the inheritable ones."""
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as file:
-        sets = {line[:6]: int(line[7:], 16) for line in file if line.startswith("Cap")}
-    return bool((sets["CapBnd"] | sets["CapInh"]) & ~sets["CapPrm"])
+    lines = _own_proc("status").split(b"\n")
+    sets = {line[:6]: int(line[7:], 16) for line in lines if line.startswith(b"Cap")}
+    return bool((sets[b"CapBnd"] | sets[b"CapInh"]) & ~sets[b"CapPrm"])
 
 
 def _kernel() -> tuple[int, int]:

@@ -44,3 +44,24 @@ def test_unknown_row_is_refused_with_the_rows_there_are(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "spwan" in done.stderr
     assert all(name in done.stderr for name in ROWS)
+
+
+def test_check_ends_with_1_where_an_aim_is_missed(tmp_path: Path) -> None:
+    """`--check` is for CI: a miss is told and is exit status 1; without it a run that has measured ends 0."""
+    if os.geteuid() != 0:
+        lacking("root")
+    tool("cc")
+    code = """if True:
+        import sys
+        from benchmarks import __main__ as program, rows
+        def impossible(floors, *, quick=False):
+            (row,) = [each for each in rows.rows(floors, quick=True) if each.name == "import"]
+            return [rows.Row(row.name, row.job, row.ours, row.floor, (), (rows.Aim(row.floor.name, 1e-9),), rounds=3)]
+        program.rows = impossible
+        sys.exit(program.main())
+    """
+    for argv, status in (((), 0), (("--check",), 1)):
+        command = [sys.executable, "-c", code, *argv]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "MISS" in done.stdout

@@ -810,9 +810,9 @@ RAW: dict[str, tuple[dict[str, Any], tuple[str, dict[str, Any]] | None, int]] = 
     "clone": ({}, None, errno.EINVAL),  # not the first
     "setns: no namespace": ({"fd": 0, "flags": 0x40000000}, None, errno.EINVAL),
     "unshare: no type": ({"flags": 1}, None, errno.EINVAL),
-    "write: no file": ({"path": b"/proc/self/nowhere", "data": b"x", "length": 1}, None, errno.ENOENT),
+    "write: not beneath": ({"path": b"/proc/self/nowhere", "data": b"x", "length": 1}, None, errno.EXDEV),
     "write: in the way": ({"path": b"/dev/null", "data": b"x", "length": 1, "flags": 0x9FA0}, None, errno.EXDEV),
-    "write: a symlink": ({"path": b"/proc/self", "data": b"x", "length": 1}, None, errno.ELOOP),
+    "write: a symlink": ({"path": b"/proc/self", "data": b"x", "length": 1}, None, errno.EXDEV),
     "prlimit: no resource": ({"flags": 999}, None, errno.EINVAL),
     "keep: closed": ({"fd": 987}, None, errno.EBADF),
     "dup2: closed": ({"fd": 987, "value": 5}, None, errno.EBADF),
