@@ -284,7 +284,7 @@ class Memo:
 
     def __init__(self, snapshot: tuple[object, ...] = ()) -> None:
         self.snapshot = snapshot
-        self.program: tuple[object, Program] | None = None
+        self.program: tuple[tuple[object, object, object], Program] | None = None
 
     def __reduce__(self) -> tuple[type[Memo], tuple[()]]:
         return Memo, ()  # a copy of a Config finds out for itself

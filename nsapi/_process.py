@@ -233,7 +233,9 @@ class Popen(subprocess.Popen[Any]):
             executable = argv[0]
         sys.audit("subprocess.Popen", executable, argv, cwd, env)
         facts = _facts(self._config)
-        _plan.check(self._config, facts)  # before anything is opened
+        known = self._config._memo.program
+        if known is None or known[0][2] != facts:  # else this has been found good already, as it is now
+            _plan.check(self._config, facts)  # before anything is opened
         with _Lent() as lent:
             # Joining mnt leaves it; by Config.join without types, that is not known before all is opened.
             leaves = self._config.namespaces.path_of(NamespaceType.MNT) or self._config.target is not None
