@@ -86,13 +86,8 @@ def unshared(*options: str) -> Iterator[subprocess.Popen[str]]:
     """
     script = "echo ready; exec sleep 1000"
     argv = ["unshare", *options, "--kill-child" if "--fork" in options else "--", "sh", "-c", script]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
-            process.kill()
+    with ready(*argv) as process:
+        yield process
 
 
 def only_child(pid: int) -> int:
