@@ -30,7 +30,30 @@
 #define CLONE_INTO_CGROUP 0x200000000ULL
 #endif
 
+#ifndef SYS_execveat /* Linux 3.19 */
+#if defined(__x86_64__)
+enum { OLD_HEADERS_EXECVEAT = 322 };
+#elif defined(__aarch64__)
+enum { OLD_HEADERS_EXECVEAT = 281 };
+#else
+enum { OLD_HEADERS_EXECVEAT = -1 }; /* ENOSYS */
+#endif
+#define SYS_execveat OLD_HEADERS_EXECVEAT
+#endif
+/* Where ids were once of 16 bits, the old numbers still mean those. */
+#ifndef SYS_setresuid32
+#define SYS_setresuid32 SYS_setresuid
+#define SYS_setresgid32 SYS_setresgid
+#define SYS_setgroups32 SYS_setgroups
+#endif
+#ifndef AT_EMPTY_PATH
+#define AT_EMPTY_PATH 0x1000
+#endif
+
 /* Calls since Linux 5.0 have one number on every architecture. */
+#ifndef SYS_pidfd_send_signal
+#define SYS_pidfd_send_signal 424
+#endif
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
