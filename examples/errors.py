@@ -34,7 +34,7 @@ def main() -> None:
     )
     fails(
         "What this version cannot do yet",
-        lambda: nsapi.run(["true"], config=nsapi.Config.new("user", "pid", init=True)),
+        lambda: nsapi.run(["true"], config=nsapi.Config.new("user", "net", sysctl={"net.ipv4.ip_forward": "1"})),
     )
     error = fails(
         "A step that fails: which of how many",

@@ -14,7 +14,11 @@ The modules, from the words to the kernel:
 ``_target``    what a verb may be pointed at, and how that is pinned; open
 ``_enter``     enter, setns, unshare
 ``_arguments`` subprocess's arguments, made into what the kernel takes
+``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
 ``_process``   Popen, run
+``_world``     what a plan needs to know of the caller, and the fds lent to one spawn
+``_launcher``  the program that makes what a vfork child cannot; told and heard
+``_bootstrap`` the message that it is sent, which is runc's; bootstrap_data
 ``_errors``    NamespaceError: the step, the errno, the usual remedy
 ============== =============================================================================
 
@@ -23,6 +27,9 @@ Names are loaded when they are first used (PEP 562), so that ``import nsapi`` co
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from nsapi._boot_env import boot_env as boot_env
+    from nsapi._boot_env import start_initialization as start_initialization
+    from nsapi._bootstrap import bootstrap_data as bootstrap_data
     from nsapi._config import Config as Config
     from nsapi._config import IDMap as IDMap
     from nsapi._config import Namespace as Namespace
@@ -50,7 +57,10 @@ _HOMES = {
     "_handle": ("NamespaceHandle", "current"),
     "_target": ("open",),
     "_enter": ("enter", "setns", "unshare"),
+    "_boot_env": ("boot_env", "start_initialization"),
     "_process": ("Popen", "run"),
+    "_bootstrap": ("bootstrap_data",),
+    "_launcher": (),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -66,6 +76,8 @@ __all__ = [
     "Namespaces",
     "Popen",
     "Unsupported",
+    "boot_env",
+    "bootstrap_data",
     "current",
     "enter",
     "is_namespace_supported",
@@ -73,6 +85,7 @@ __all__ = [
     "ns_name",
     "run",
     "setns",
+    "start_initialization",
     "unshare",
 ]
 

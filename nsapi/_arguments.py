@@ -13,7 +13,7 @@ from nsapi._native import Exec, Strings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from typing import IO, Any
 
     Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -26,6 +26,44 @@ def encode(name: str, value: Path) -> bytes:
     if b"\0" in encoded:
         raise ValueError(f"{name}: embedded null byte")
     return encoded
+
+
+def user_id(user: str | int | None) -> int | None:
+    """As subprocess: a name, or a number from 0 on."""
+    if isinstance(user, str):
+        import pwd
+
+        return pwd.getpwnam(user).pw_uid
+    return _id("User", user)
+
+
+def group_id(group: str | int | None) -> int | None:
+    """As subprocess: a name, or a number from 0 on."""
+    if isinstance(group, str):
+        import grp
+
+        return grp.getgrnam(group).gr_gid
+    return _id("Group", group)
+
+
+def group_ids(groups: Iterable[str | int]) -> list[int]:
+    """As subprocess: names and numbers."""
+    if isinstance(groups, str):
+        raise ValueError("Groups must be a list, not str")
+    ids = [group_id(each) for each in groups]
+    if None in ids:
+        raise TypeError("Items in extra_groups must be a string or integer, not None")
+    return ids  # type: ignore[return-value]
+
+
+def _id(name: str, id: int | None) -> int | None:
+    if id is not None and not isinstance(id, int):
+        raise TypeError(f"{name} must be a string or an integer, not {type(id)}")
+    if id is not None and id < 0:
+        raise ValueError(f"{name} ID cannot be negative, got {id}")
+    if id is not None and id >= 2**32 - 1:
+        raise ValueError(f"{name} ID {id} is more than the kernel can hold")
+    return id
 
 
 def open_fds(fds: Collection[int]) -> tuple[int, ...]:

@@ -19,7 +19,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from nsapi._native import Program
 
 #: user_namespaces(7): lines in a map, and bytes in one write.
 MAX_EXTENTS, MAX_MAP_BYTES = 340, 4095
@@ -284,7 +283,7 @@ class Memo:
 
     def __init__(self, snapshot: tuple[object, ...] = ()) -> None:
         self.snapshot = snapshot
-        self.program: tuple[tuple[object, object, object], Program] | None = None
+        self.program: tuple[tuple[Any, object, object], Any] | None = None
 
     def __reduce__(self) -> tuple[type[Memo], tuple[()]]:
         return Memo, ()  # a copy of a Config finds out for itself
@@ -304,8 +303,7 @@ class Config:
         lists of :class:`IDMap` (or ``"0:1000:1"``) for a created user namespace; both None: the caller is root inside, as
         ``unshare -r``; both ``[]``: nobody is mapped
     ``setgroups``
-        None: denied for a gid map of a single id, allowed for ranges; ``"deny"`` or ``"allow"`` insist; "allow" is
-        Unsupported in this version
+        None: denied for a gid map of a single id, allowed for ranges; ``"deny"`` or ``"allow"`` insist
     ``hostname``, ``domainname``
         1 to 64 bytes; need uts
     ``time_offsets``
@@ -319,7 +317,7 @@ class Config:
     ``loopback``
         bring ``lo`` up; needs net
     ``uid``, ``gid``, ``groups``
-        ids inside, before the program starts; Unsupported in this version
+        ids inside, with which the program starts; None: unchanged, but 0 in a user namespace joined or made, if mapped
     ``capabilities``
         ``{"bounding": ["CAP_KILL"], …}`` with the five sets of capabilities(7); one left out is empty, as in libcontainer
     ``rlimits``
@@ -334,7 +332,7 @@ class Config:
     ``cgroup_path``
         absolute path, or fd, of the cgroup2 directory to start in
     ``init``
-        a small reaper as pid 1 of the created pid namespace, beside the program; Unsupported in this version
+        a small reaper as pid 1 of the created pid namespace, beside the program
     ``target``
         the process or namespace given to :meth:`join`
     ``extra``

@@ -72,7 +72,7 @@ class Entering(_Generic[Entered]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         inside = _switch.thread.me.entered
-        visit: Any = inside[-1][0] if inside else None
+        visit: Any = inside[-1][0] if inside else None  # not isinstance: Ctrl-C could come after a call of C
         if visit.__class__ is not _Visit or visit.context is not self:
             _switch.leave(self)  # which raises: this has not been entered last
             return

@@ -265,6 +265,9 @@ _HINTS: tuple[_Row, ...] = (
     (ESRCH, ("setns", "open", "pidfd_open"), _always(_DEAD)),
     (EACCES, ("open / to return to", "open the working directory to return to"), _always("this user may not search that directory, so could not come back to it: chdir first")),
     (EACCES, ("open",), _always("the namespaces of another user's process need CAP_SYS_PTRACE")),
+    (EINVAL, ("setgroups", "setresgid", "setresuid"), _always("that id is not mapped in this user namespace")),
+    (EPERM, ("setgroups",), _always("it needs CAP_SETGID inside, and a user namespace where setgroups is not denied")),
+    (EPERM, ("setresgid", "setresuid"), _always("changing ids needs CAP_SETGID and CAP_SETUID inside")),
     (ESRCH, ("pdeathsig",), _always("the parent has ended already")),
 )  # fmt: skip
 

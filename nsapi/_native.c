@@ -431,6 +431,32 @@ static int step_no_new_privs(const nsapi_step *step, nsapi_state *state)
     return (int)SYS(prctl, PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L);
 }
 
+static int step_setgroups(const nsapi_step *step, nsapi_state *state)
+{
+    (void)state;
+    return (int)SYS(setgroups32, (size_t)step->length, step->data);
+}
+
+static int step_setresgid(const nsapi_step *step, nsapi_state *state)
+{
+    (void)state;
+    gid_t id = (gid_t)step->value;
+    return (int)SYS(setresgid32, id, id, id);
+}
+
+static int step_setresuid(const nsapi_step *step, nsapi_state *state)
+{
+    (void)state;
+    uid_t id = (uid_t)step->value;
+    return (int)SYS(setresuid32, id, id, id);
+}
+
+static int step_keep_caps(const nsapi_step *step, nsapi_state *state)
+{
+    (void)step, (void)state;
+    return (int)SYS(prctl, PR_SET_KEEPCAPS, 1L, 0L, 0L, 0L);
+}
+
 /* After the request, look whether the parent has died before it: its signal would never come. */
 static int step_pdeathsig(const nsapi_step *step, nsapi_state *state)
 {
@@ -455,9 +481,10 @@ static int step_sigmask(const nsapi_step *step, nsapi_state *state)
 /* As execvp and subprocess: go on over directories that lack the program, but report a better reason if there was one. */
 static int step_exec(const nsapi_step *step, nsapi_state *state)
 {
-    (void)step;
     const nsapi_exec *program = state->exec;
-    int reason = 0;
+    int reason = 0, file = fd_of(step, state);
+    if (file >= 0)
+        return (int)SYS(execveat, file, "", program->argv, program->envp, AT_EMPTY_PATH);
     for (const char *const *path = program->paths; *path; path++) {
         SYS(execve, *path, program->argv, program->envp);
         if (errno != ENOENT && errno != ENOTDIR && reason == 0)
@@ -505,6 +532,10 @@ static int (*const perform[NSAPI_OPS])(const nsapi_step *, nsapi_state *) = {
     [NSAPI_CAPSET] = step_capset,
     [NSAPI_CAP_AMBIENT] = step_cap_ambient,
     [NSAPI_NO_NEW_PRIVS] = step_no_new_privs,
+    [NSAPI_SETGROUPS] = step_setgroups,
+    [NSAPI_SETRESGID] = step_setresgid,
+    [NSAPI_SETRESUID] = step_setresuid,
+    [NSAPI_KEEP_CAPS] = step_keep_caps,
     [NSAPI_PDEATHSIG] = step_pdeathsig,
     [NSAPI_SIGMASK] = step_sigmask,
     [NSAPI_EXEC] = step_exec,

@@ -38,9 +38,13 @@ enum nsapi_op {
     NSAPI_CAPSET,           /* flags: effective; value: permitted; length: inheritable */
     NSAPI_CAP_AMBIENT,      /* value: exactly these */
     NSAPI_NO_NEW_PRIVS,
+    NSAPI_SETGROUPS,        /* data: gid_t[]; length: how many. This and the next three: never in shared memory */
+    NSAPI_SETRESGID,        /* value: all three */
+    NSAPI_SETRESUID,        /* value: all three */
+    NSAPI_KEEP_CAPS,        /* over the next SETRESUID */
     NSAPI_PDEATHSIG,        /* value: signal; fd or slot: pidfd of the parent */
     NSAPI_SIGMASK,          /* back to the mask of the caller of nsapi_spawn */
-    NSAPI_EXEC,             /* what state->exec says */
+    NSAPI_EXEC,             /* what state->exec says; with fd or slot: that file, whatever its name */
     NSAPI_OPS
 };
 

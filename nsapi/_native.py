@@ -71,12 +71,18 @@ class Step:
 class Strings:
     """A NULL-terminated ``char *[]`` of bytes without NUL, with what it points to."""
 
-    __slots__ = ("_block", "array")
+    __slots__ = ("_block", "array", "count")
 
     def __init__(self, strings: Sequence[bytes]) -> None:
+        self.count = len(strings)
         self._block = ffi.from_buffer(b"\0".join(strings) + b"\0")
         self.array = ffi.new("char *[]", len(strings) + 1)
         lib.nsapi_strings(self._block, len(strings), self.array)
+
+    @property
+    def block(self) -> bytes:
+        """All of them, each with the NUL that ends it."""
+        return bytes(ffi.buffer(self._block, len(self._block))) if self.count else b""
 
 
 _environment: tuple[object, Strings] | None = None
@@ -116,10 +122,10 @@ def _environ() -> list[Any]:
 class Exec:
     """What a spawn executes at last: the paths to try in order, argv and environ; *name* is for errors."""
 
-    __slots__ = ("_kept", "name", "raw")
+    __slots__ = ("name", "raw", "strings")
 
     def __init__(self, name: Any, paths: Strings, argv: Strings, env: Strings) -> None:
-        self.name, self._kept = name, (paths, argv, env)
+        self.name, self.strings = name, (paths, argv, env)
         self.raw = ffi.new(_EXEC)
         self.raw.paths, self.raw.argv, self.raw.envp = paths.array, argv.array, env.array
 
@@ -204,21 +210,27 @@ _MAX_STACKS = 4
 
 def _failure(program: Program, state: State) -> NamespaceError:
     """Find the words for the step that the C core says has failed."""
-    raw, step = state.raw, program.steps[state.raw.step]
+    name = None if state.exec is None else state.exec.name
+    return failure(program.steps, state.raw.step, state.raw.errnum, name)
+
+
+def failure(steps: Sequence[Step], index: int, errnum: int, executable: Any) -> NamespaceError:
+    """Make the error for the step of this index; *executable* is the name of what an exec was to execute."""
+    step = steps[index]
     names = tuple(each.proc_name for each in step.types)
     words, filename = step.words, step.filename
-    if step.op == "exec" and state.exec is not None:
-        filename = state.exec.name
+    if step.op == "exec" and step.slot < 0 and executable is not None:
+        filename = executable
         words = f"{words} {os.fsdecode(filename)}"
-    return (Unsupported if raw.errnum == ENOSYS else NamespaceError)(
-        raw.errnum,
+    return (Unsupported if errnum == ENOSYS else NamespaceError)(
+        errnum,
         None,
         filename,
         step=words,
-        index=raw.step,
-        total=len(program.steps),
+        index=index,
+        total=len(steps),
         type=step.types[0] if len(step.types) == 1 else None,
-        hint=hint(raw.errnum, step.op, step.words, names),
+        hint=hint(errnum, step.op, step.words, names),
     )
 
 

@@ -8,12 +8,14 @@ keeps: what ``_process`` opens for a spawn stands in the slots that are named he
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from errno import ENOENT, EPERM
 from typing import NamedTuple
 
 from nsapi import _native
 from nsapi._config import Config, IDMap, map_text
-from nsapi._errors import unsupported
+from nsapi._errors import refused, unsupported
 from nsapi._fields import CAPABILITIES, CAPABILITY_SETS
 from nsapi._native import Step
 from nsapi._types import NamespaceType, flags_of, names_of
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 TIME_AT_EXEC = (6, 2)
 #: Slots of what is opened before anything is joined: /proc, the cgroup, a pidfd of the parent; then what is joined.
 PROC, CGROUP, PARENT, JOINS = range(4)
+#: And for the launcher, behind at most eight of those.
+TOGETHER, LAUNCHER, CARGO, INIT_PIPE, LOG_PIPE = range(JOINS + 8, JOINS + 13)
 _SIGPIPE, _SIGXFSZ = 13, 25  # what Python ignores and subprocess's restore_signals gives back
 _LAUNCHER_JOINS = (NamespaceType.USER, NamespaceType.PID, NamespaceType.TIME)
 
@@ -41,6 +45,9 @@ class Facts(NamedTuple):
     kernel: tuple[int, int] = TIME_AT_EXEC
     oom_score_adj: int = 0
     exec_gives_capabilities: bool = False
+    may_map: bool = True  # CAP_SETUID and CAP_SETGID
+    uid_helper: str | None = None  # newuidmap, newgidmap, where they are needed and found
+    gid_helper: str | None = None
 
 
 class Request(NamedTuple):
@@ -55,14 +62,37 @@ class Request(NamedTuple):
     start_new_session: bool = False
     process_group: int = -1
     umask: int = -1
-    ids: bool = False
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] | None = None
+
+
+_NOTHING_MORE = Request()
 
 
 class Plan(NamedTuple):
     """The steps in their order, for the carrier that can perform them."""
 
-    carrier: str
-    steps: tuple[Step, ...]
+    carrier: str  # "vfork" or "launcher"
+    steps: tuple[Step, ...]  # of the vfork child
+    between: tuple[Step, ...] = ()  # of the launcher, when all is joined and nothing is made yet
+    inside: tuple[Step, ...] = ()  # of the launcher's last stage, to its exec
+
+    @property
+    def all(self) -> tuple[Step, ...]:
+        """All steps in their order, by which a failed one is numbered."""
+        return self.steps + self.between + self.inside
+
+
+class Mapping(NamedTuple):
+    """The maps of a created user namespace, and who writes them: a vfork child itself, stage 0, or the helpers for it."""
+
+    writer: str = "child"  # or "stage 0" or "helpers"
+    uid_maps: Sequence[IDMap] = ()
+    gid_maps: Sequence[IDMap] = ()
+    deny_setgroups: bool = False
+    uid_helper: str | None = None
+    gid_helper: str | None = None
 
 
 def effective_maps(config: Config, facts: Facts) -> tuple[Sequence[IDMap], Sequence[IDMap]]:
@@ -72,11 +102,51 @@ def effective_maps(config: Config, facts: Facts) -> tuple[Sequence[IDMap], Seque
     return config.uid_mappings or [], config.gid_mappings or []
 
 
-def _foreign_map(config: Config, facts: Facts) -> bool:
+def _is_foreign(maps: Sequence[IDMap], own: int) -> bool:
     """user_namespaces(7): a process without privilege outside may map its own id, and nothing else."""
-    return config.namespaces.is_private("user") and any(
-        len(maps) > 1 or any(each.size != 1 or each.host_id != own for each in maps)
-        for maps, own in zip(effective_maps(config, facts), (facts.euid, facts.egid), strict=True)
+    return len(maps) > 1 or any(each.size != 1 or each.host_id != own for each in maps)
+
+
+def foreign_maps(config: Config, facts: Facts) -> tuple[bool, bool]:
+    """Tell which of the uid and gid maps hold other ids than the caller's own."""
+    if not config.namespaces.is_private("user"):
+        return False, False
+    uid_maps, gid_maps = effective_maps(config, facts)
+    return _is_foreign(uid_maps, facts.euid), _is_foreign(gid_maps, facts.egid)
+
+
+def denies_setgroups(config: Config, gid_maps: Sequence[IDMap]) -> bool:
+    """Say it for a single id, as `unshare -r` whoever writes the map; ranges are made to be changed between."""
+    if config.setgroups is not None:
+        return config.setgroups == "deny"
+    return len(gid_maps) == 1 and gid_maps[0].size == 1
+
+
+def mapping(config: Config, facts: Facts) -> Mapping:
+    """Decide who writes the maps of a created user namespace."""
+    if not config.namespaces.is_private("user"):
+        return Mapping()
+    uid_maps, gid_maps = effective_maps(config, facts)
+    foreign_uids, foreign_gids = foreign_maps(config, facts)
+    made = Mapping("child", uid_maps, gid_maps, denies_setgroups(config, gid_maps))
+    if not foreign_uids and not foreign_gids and config.setgroups != "allow":
+        return made
+    if facts.may_map:
+        return made._replace(writer="stage 0")
+    if config.setgroups == "allow" and gid_maps and not foreign_gids:
+        why = "setgroups: a gid map of one's own id alone, without CAP_SETGID, is accepted only with 'deny'"
+        raise refused(EPERM, why, type=NamespaceType.USER)
+    for name, path, needed in (
+        ("newuidmap", facts.uid_helper, foreign_uids),
+        ("newgidmap", facts.gid_helper, foreign_gids),
+    ):
+        if needed and path is None:
+            why = f"without CAP_SETUID and CAP_SETGID, {name} (package uidmap) has to write this map, and it is not on PATH"
+            raise refused(ENOENT, why, filename=name, type=NamespaceType.USER)
+    return made._replace(
+        writer="helpers",
+        uid_helper=facts.uid_helper if foreign_uids else None,
+        gid_helper=facts.gid_helper if foreign_gids else None,
     )
 
 
@@ -84,12 +154,11 @@ _Test = Callable[[Config, Request, "Sequence[NamespaceType]", Facts], bool]
 
 IDS = "uid, gid, groups, user=, group=, extra_groups=: changing ids in shared memory changes our own dumpable flag"
 
-#: What a vfork child cannot do, and why: it shares the caller's memory, and the caller sleeps meanwhile. Part of the
-#: coming carrier C, the launcher; until that is here it is Unsupported, in these words.
+#: What a vfork child cannot do, and why: it shares the caller's memory, and the caller sleeps meanwhile. The launcher can.
 NEEDS_LAUNCHER: tuple[tuple[str, _Test], ...] = (
     (
         "id maps other than the caller's own single id, which a privileged process outside has to write",
-        lambda config, request, joins, facts: _foreign_map(config, facts),
+        lambda config, request, joins, facts: any(foreign_maps(config, facts)),
     ),
     (
         "joining a user, pid or time namespace: strangers there could reach into a child that shares our memory",
@@ -97,9 +166,7 @@ NEEDS_LAUNCHER: tuple[tuple[str, _Test], ...] = (
     ),
     (
         IDS,
-        lambda config, request, joins, facts: (
-            request.ids or any(each is not None for each in (config.uid, config.gid, config.groups))
-        ),
+        lambda config, request, joins, facts: any(each is not None for each in ids(config, request)),
     ),
     (
         "setgroups='allow', which a privileged process outside has to write",
@@ -145,17 +212,14 @@ NEEDS_LAUNCHER: tuple[tuple[str, _Test], ...] = (
 NOT_PERFORMED: tuple[str, ...] = ("mounts", "root", "sysctl", "extra")
 
 
-def check(config: Config, facts: Facts) -> None:
+def check(config: Config, facts: Facts, request: Request = _NOTHING_MORE) -> None:
     """Raise ValueError for what can never be performed by this caller; nothing needs to be opened for it."""
     if config.parent_death_signal is not None and not facts.main_thread and not config.init:
         raise ValueError(
             "parent_death_signal: the kernel ties it to the thread that spawns, and this is not the main thread, which"
             " may end sooner: spawn in the main thread, or init=True"
         )
-    own = facts.euid
-    if config.namespaces.is_private("user"):
-        inside = [each.to_container(own) for each in effective_maps(config, facts)[0]]
-        own = next((each for each in inside if each is not None), 65534)
+    own = _uid_inside(config, request, facts)
     if config.capabilities is not None:
         _refuse_regained_capabilities(config, own)
     elif (
@@ -170,15 +234,39 @@ def check(config: Config, facts: Facts) -> None:
         )
 
 
-def refuse(config: Config, request: Request, joins: Sequence[NamespaceType], facts: Facts) -> None:
-    """Raise for what cannot be performed: ValueError for what never can, Unsupported for what this version cannot."""
-    check(config, facts)
+def _uid_inside(config: Config, request: Request, facts: Facts) -> int:
+    """Tell the uid that the program starts with, as it sees it. Of a joined user namespace the maps are not known: 0."""
+    uid, *_ = ids(config, request)
+    if uid is not None:
+        return uid
+    if not config.namespaces.is_private("user"):
+        return 0 if config.namespaces.contains("user") else facts.euid
+    maps = effective_maps(config, facts)[0]
+    if any(each.container_id == 0 for each in maps):
+        return 0
+    inside = [each.to_container(facts.euid) for each in maps]
+    return next((each for each in inside if each is not None), 65534)
+
+
+def ids(config: Config, request: Request) -> tuple[int | None, int | None, tuple[int, ...] | None]:
+    """Tell the uid, gid and groups that are asked for; None is as they are. Popen's and the Config's are one wish."""
+    groups = None if config.groups is None else tuple(config.groups)
+    given = (request.uid, config.uid), (request.gid, config.gid), (request.groups, groups)
+    for name, (ours, theirs) in zip(("user", "group", "extra_groups"), given, strict=True):
+        if ours is not None and theirs is not None and ours != theirs:
+            raise ValueError(f"{name}: {ours}, and the config says {theirs}")
+    uid, gid, groups = (theirs if ours is None else ours for ours, theirs in given)  # type: ignore[assignment]
+    return uid, gid, groups  # type: ignore[return-value]
+
+
+def choose(config: Config, request: Request, joins: Sequence[NamespaceType], facts: Facts) -> str:
+    """Choose the carrier; ValueError for what can never be performed, Unsupported for what this version cannot."""
+    check(config, facts, request)
     for name in NOT_PERFORMED:
         if getattr(config, name):
             raise unsupported(f"{name} is not performed by this version of nsapi")
-    reasons = [words for words, needed in NEEDS_LAUNCHER if needed(config, request, joins, facts)]
-    if reasons:
-        raise unsupported(f"this version of nsapi cannot do: {'; '.join(reasons)}")
+    needs = any(needed(config, request, joins, facts) for _, needed in NEEDS_LAUNCHER)
+    return "launcher" if needs else "vfork"
 
 
 def _refuse_regained_capabilities(config: Config, own: int) -> None:
@@ -204,8 +292,35 @@ def plan(config: Config, request: Request, joins: Sequence[Move], facts: Facts) 
     anything was joined. After making a user namespace the host's are out of reach, so joining comes first. And what
     takes power away (capabilities, no_new_privs) comes last.
     """
-    refuse(config, request, [each for move in joins for each in move.types], facts)
-    return Plan("vfork", tuple(_steps(config, request, joins, facts)))
+    joined = [each for move in joins for each in move.types]
+    carrier = choose(config, request, joined, facts)
+    if carrier == "vfork":
+        return Plan(carrier, tuple(_steps(config, request, joins, facts)))
+    changed_root = NamespaceType.MNT in joined
+    return Plan(
+        carrier,
+        tuple(_launching_steps(config, request, joins)),
+        # Before a new user namespace is made: it has no power over what is joined.
+        tuple(_uts_and_net_steps(config, joined)),
+        tuple(_inside_steps(config, request, changed_root=changed_root, launched=True)),
+    )
+
+
+def _launching_steps(config: Config, request: Request, joins: Sequence[Move]) -> Iterator[Step]:
+    """Become the launcher, with its own fds and those of the program."""
+    yield Step("clone", "clone", slot=CGROUP if config.cgroup_path is not None else -1)
+    yield from _file_steps(request)
+    slots = [CARGO, INIT_PIPE, LOG_PIPE, *range(JOINS, JOINS + sum(len(move.types) for move in joins))]
+    if any(len(move.types) > 1 for move in joins):
+        slots.append(TOGETHER)
+    if config.parent_death_signal is not None or config.init:
+        slots.append(PARENT)
+    for slot in slots:
+        yield Step("keep", "keep a fd for the launcher", slot=slot)
+    if request.process_group > 0 and not request.start_new_session:
+        # A new pid namespace does not know that number.
+        yield Step("setpgid", f"setpgid {request.process_group}", value=request.process_group)
+    yield Step("exec", "exec the launcher", slot=LAUNCHER)
 
 
 def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts) -> Iterator[Step]:
@@ -232,14 +347,26 @@ def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts
     if NamespaceType.USER in created:
         yield from _map_steps(config, facts)
     if config.time_offsets:
-        text = "".join(f"{clock} {seconds} {nanos}\n" for clock, (seconds, nanos) in config.time_offsets.items())
-        yield _write("timens_offsets", text.encode(), (NamespaceType.TIME,))
+        yield _write("timens_offsets", offsets_text(config), (NamespaceType.TIME,))
+    changed_root = any(NamespaceType.MNT in move.types for move in joins)
+    yield from _inside_steps(config, request, changed_root=changed_root, launched=False)
+
+
+def offsets_text(config: Config) -> bytes:
+    """Write the time offsets as the kernel reads them."""
+    return "".join(f"{clock} {secs} {nanos}\n" for clock, (secs, nanos) in config.time_offsets.items()).encode()
+
+
+def _inside_steps(config: Config, request: Request, *, changed_root: bool, launched: bool) -> Iterator[Step]:
+    """What is done when all namespaces are there, by either carrier."""
+    created = config.namespaces.created()
     yield from _uts_and_net_steps(config, created)
     if NamespaceType.MNT in created:
         yield from _mount_steps(config, fresh_proc=NamespaceType.PID in created)
-    yield from _process_steps(config, request, changed_root=any(NamespaceType.MNT in move.types for move in joins))
-    yield from _privilege_steps(config)
-    if config.parent_death_signal is not None:
+    joined_group = launched and request.process_group > 0 and not request.start_new_session
+    yield from _process_steps(config, request, changed_root=changed_root, joined_group=joined_group)
+    yield from _privilege_steps(config, request)
+    if config.parent_death_signal is not None and not config.init:
         # After all that changes credentials, which would clear it.
         words = f"set parent_death_signal {config.parent_death_signal}"
         yield Step("pdeathsig", words, value=config.parent_death_signal, slot=PARENT)
@@ -308,14 +435,14 @@ def _mount_steps(config: Config, *, fresh_proc: bool) -> Iterator[Step]:
         yield Step("mount", "mount /proc", path=b"/proc", data=b"proc", flags=flags, types=mnt)
 
 
-def _process_steps(config: Config, request: Request, *, changed_root: bool) -> Iterator[Step]:
+def _process_steps(config: Config, request: Request, *, changed_root: bool, joined_group: bool) -> Iterator[Step]:
     import resource
 
     for name, (soft, hard) in config.rlimits.items():
         yield Step("prlimit", f"set {name}", flags=getattr(resource, name), value=soft, length=hard)
     if request.start_new_session:
         yield Step("setsid", "setsid")
-    if request.process_group >= 0:
+    if request.process_group >= 0 and not joined_group:
         yield Step("setpgid", f"setpgid {request.process_group}", value=request.process_group)
     if request.umask >= 0:
         yield Step("umask", "umask", value=request.umask)
@@ -330,14 +457,31 @@ def _process_steps(config: Config, request: Request, *, changed_root: bool) -> I
         yield Step("chdir", f"chdir {os.fsdecode(path)}", path=path, filename=given, value=int(changed_root))
 
 
-def _privilege_steps(config: Config) -> Iterator[Step]:
-    if config.capabilities is not None:
+def _id_steps(config: Config, request: Request) -> Iterator[Step]:
+    uid, gid, groups = ids(config, request)
+    if groups is not None:
+        data = b"".join(each.to_bytes(4, sys.byteorder) for each in groups)
+        yield Step("setgroups", f"set groups {', '.join(map(str, groups)) or 'to none'}", data=data, length=len(groups))
+    if gid is not None:
+        yield Step("setresgid", f"set gid {gid}", value=gid)
+    if uid is not None:
+        yield Step("setresuid", f"set uid {uid}", value=uid)
+
+
+def _privilege_steps(config: Config, request: Request) -> Iterator[Step]:
+    if config.capabilities is None:
+        yield from _id_steps(config, request)
+    else:
         masks = {
             name: sum(1 << CAPABILITIES.index(each) for each in config.capabilities.get(name, ()))
             for name in CAPABILITY_SETS
         }
         # Bounding first, while CAP_SETPCAP is there to do it; ambient last, it must be permitted and inheritable.
         yield Step("cap_bound", "drop bounding capabilities", value=masks["bounding"])
+        changes = tuple(_id_steps(config, request))
+        if changes:
+            yield Step("keep_caps", "keep capabilities over the change of ids")
+            yield from changes
         yield Step(
             "capset",
             "set capabilities",

@@ -8,23 +8,22 @@ import signal
 import subprocess
 import sys
 import threading
-from errno import EINVAL, EXDEV
 from typing import Any
 
 from nsapi import _arguments, _native, _plan, _switch
-from nsapi._config import Config, Namespace, joined_namespace
-from nsapi._errors import NamespaceError, refused, unsupported
-from nsapi._handle import NamespaceHandle, children_are_elsewhere, current
+from nsapi._config import Config
+from nsapi._handle import children_are_elsewhere
 from nsapi._native import Program, State
 from nsapi._switch import Move
-from nsapi._target import Target, resolve
-from nsapi._types import NamespaceType, is_namespace_supported
+from nsapi._types import NamespaceType
+from nsapi._world import Lent, facts_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from nsapi._arguments import File, Path
+    from nsapi._launcher import Mission
 
 
 def _config_of(config: Config | None, target: Any, types: Sequence[NamespaceType | str]) -> Config:
@@ -59,7 +58,7 @@ class Popen(subprocess.Popen[Any]):
     :class:`Unsupported`. Nothing is left running, open or moved then.
     """
 
-    _pidfd = -1
+    _pidfd = _reaper = -1
     _ends: tuple[int, ...] = (-1,) * 6
     _pipes: Mapping[int, object] = {}
 
@@ -110,8 +109,9 @@ class Popen(subprocess.Popen[Any]):
                 raise ValueError(f"{name}: {number} is more than the kernel can hold")  # it would cut it, to 0 perhaps
         # Python 3.10's has no such keyword; it comes to _execute_child past subprocess, everywhere.
         self._process_group = -1 if process_group is None else process_group
-        if not (user is None and group is None and extra_groups is None):
-            raise unsupported(_plan.IDS)  # before Python 3.10 opens pipes, and forgets them where a name is unknown
+        # Before Python 3.10 opens pipes, and forgets them where a name is unknown.
+        user, group = _arguments.user_id(user), _arguments.group_id(group)
+        extra_groups = None if extra_groups is None else _arguments.group_ids(extra_groups)
         pass_fds = _arguments.open_fds(pass_fds)
         files = ("stdin", stdin), ("stdout", stdout), ("stderr", stderr)  # held here: their fds are used below
         ends = [_arguments.end(name, file) for name, file in files]
@@ -232,13 +232,17 @@ class Popen(subprocess.Popen[Any]):
         if executable is None:
             executable = argv[0]
         sys.audit("subprocess.Popen", executable, argv, cwd, env)
-        facts = _facts(self._config)
-        known = self._config._memo.program
-        if known is None or known[0][2] != facts:  # else this has been found good already, as it is now
-            _plan.check(self._config, facts)  # before anything is opened
-        with _Lent() as lent:
+        groups = None if gids is None else tuple(gids)
+        config, facts = self._config, facts_of(self._config)
+        ids = _plan.Request(uid=uid, gid=gid, groups=groups)
+        known = config._memo.program
+        if known is None or known[0][2] != facts or _plan.ids(config, known[0][0]) != _plan.ids(config, ids):
+            _plan.check(
+                config, facts, ids
+            )  # before anything is opened; else it has been found good already, as it is now
+        with Lent() as lent:
             # Joining mnt leaves it; by Config.join without types, that is not known before all is opened.
-            leaves = self._config.namespaces.path_of(NamespaceType.MNT) or self._config.target is not None
+            leaves = config.namespaces.path_of(NamespaceType.MNT) or config.target is not None
             caller_cwd = _caller_cwd() if leaves else b"/"
             child_ends = ((p2cread, 0), (c2pwrite, 1), (errwrite, 2))
             request = _plan.Request(
@@ -251,14 +255,36 @@ class Popen(subprocess.Popen[Any]):
                 start_new_session=start_new_session,
                 process_group=self._process_group,
                 umask=umask,
-                ids=not (gid is None and gids is None and uid is None),
+                uid=uid,
+                gid=gid,
+                groups=groups,
             )
-            joins = lent.joins(self._config)
-            program = _program(self._config, request, joins, facts)
-            state = State()
-            fds = *lent.descriptors(self._config), *(move.fd for move in joins)
-            state.lend(fds, _arguments.program(executable, argv, env))
-            self._spawn(program, state)
+            moves, home, there = lent.joins(config), -1, -1
+            if facts.children_elsewhere:
+                there, home = lent.of_children(config, moves)
+            mission = _mission(config, request, moves, facts)
+            if home < 0 and not isinstance(mission, Program) and children_are_elsewhere():
+                # By unshare. A vfork child may be the first there, but not stage 0, which ends.
+                there, home = lent.of_children(config, moves)
+                mission = _mission(config, request, moves, facts._replace(children_elsewhere=True))
+            program = _arguments.program(executable, argv, env)
+            lends = lent.descriptors(config, launched=not isinstance(mission, Program))
+            if isinstance(mission, Program):
+                state = State()
+                state.lend((*lends, *(move.fd for move in moves)), program)
+                self._spawn(mission, state)
+            else:
+                from nsapi import _launcher
+
+                spawn = _native.spawn if home < 0 else _at_home(home, there)
+                death = config.parent_death_signal or 0
+                given: list[_launcher.Launched] = []
+                try:
+                    _launcher.launch(mission, program, lends, *lent.opened(moves), death, spawn, given)
+                finally:
+                    if given:
+                        self.pid, self._pidfd, self._reaper = given[0]
+                        self._child_created = True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
     def _spawn(self, program: Program, state: State) -> None:
@@ -308,12 +334,27 @@ class Popen(subprocess.Popen[Any]):
             return 0, 0
         return self.pid, found.si_status << 8 if found.si_code == _by_exit else found.si_status
 
-    def _handle_exitstatus(self, *status: Any, _close: Any = os.close) -> None:
+    def _handle_exitstatus(
+        self,
+        *status: Any,
+        _close: Any = os.close,
+        _waitid: Any = getattr(os, "waitid", None),
+        _pidfd_type: int = getattr(os, "P_PIDFD", 3),
+        _exited: int = getattr(os, "WEXITED", 0),
+        _no_child: type[OSError] = ChildProcessError,
+    ) -> None:
         super()._handle_exitstatus(*status)  # type: ignore[misc]
         with self._pidfd_lock:
-            pidfd, self._pidfd = self._pidfd, -1
-        if pidfd >= 0:
-            _close(pidfd)
+            pidfds = self._pidfd, self._reaper
+            self._pidfd = self._reaper = -1
+        if pidfds[1] >= 0:  # it sees the program's end; only now does the kernel let it go
+            try:
+                _waitid(_pidfd_type, pidfds[1], _exited)
+            except _no_child:
+                pass
+        for pidfd in pidfds:
+            if pidfd >= 0:
+                _close(pidfd)
 
 
 def run(
@@ -359,183 +400,38 @@ def run(
     return subprocess.CompletedProcess(process.args, status, stdout, stderr)
 
 
-# ---- what a plan needs from the world ----
+# ---- what subprocess leaves to its _execute_child ----
 
 
-def _program(config: Config, request: _plan.Request, joins: Sequence[Move], facts: _plan.Facts) -> Program:
+def _mission(config: Config, request: _plan.Request, joins: Sequence[Move], facts: _plan.Facts) -> Program | Mission:
     """Make the steps; what was made last for the same Config, unchanged since, and the same circumstances serves again."""
     key = request, tuple((move.types, move.words) for move in joins), facts
     memo = config._memo
     known = memo.program
     if known is not None and known[0] == key:
-        return known[1]
-    program = Program(_plan.plan(config, request, joins, facts).steps)
+        return known[1]  # type: ignore[no-any-return]
+    plan = _plan.plan(config, request, joins, facts)
+    made: Program | Mission
+    if plan.carrier == "vfork":
+        made = Program(plan.steps)
+    else:
+        from nsapi import _bootstrap, _launcher  # with modules that most programs never need
+
+        mapping = _plan.mapping(config, facts)
+        message = _bootstrap.for_launcher(config, facts, mapping)
+        made = _launcher.mission(plan, config, mapping, message, joins=bool(joins))
     if memo.snapshot == config._snapshot():  # else it has changed since validate, and these steps are of something else
-        memo.program = key, program
-    return program
+        memo.program = key, made
+    return made
 
 
-class _Lent:
-    """Fds that are open for the time of one spawn; ``with`` closes them."""
+def _at_home(home: int, there: int) -> Callable[[Program, State], None]:
+    """Start the launcher's stage 0 in the caller's own pid namespace, among no strangers: it goes there by itself."""
 
-    def __init__(self) -> None:
-        self._fds: list[int] = []
-        self._handles: list[NamespaceHandle] = []
-        self._targets: list[Target] = []
+    def spawn(program: Program, state: State) -> None:
+        _switch.with_children_at(home, there, lambda: _native.spawn(program, state))
 
-    def __enter__(self) -> _Lent:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for handle in self._handles:
-            handle.close()
-        for target in self._targets:
-            target.__exit__()
-        for fd in self._fds:
-            os.close(fd)
-
-    def _own(self, fd: int) -> int:
-        self._fds.append(fd)
-        return self.above_stdio(fd)
-
-    def above_stdio(self, fd: int, to: int = -1) -> int:
-        """Move an fd that a dup2 could overwrite out of the way of 0, 1 and 2, which the caller may have closed."""
-        if fd > 2 or fd == to:
-            return fd
-        import fcntl
-
-        self._fds.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
-        return self._fds[-1]
-
-    def joins(self, config: Config) -> list[Move]:
-        """Open all that is to be joined, before anything is: afterwards paths mean something else, or nothing."""
-        moves = []
-        joined = list(config.namespaces.joined())
-        if config.target is not None:
-            of_target = [each for each in joined if _is_of(each, config.target)]
-            target = resolve(config.target)
-            self._targets.append(target)
-            if target.is_process:
-                types = tuple(each.type for each in of_target) or self._differing(target, config)
-                if types:
-                    moves.append(Move(types, self.above_stdio(target.fd), target.words))
-                joined = [each for each in joined if each not in of_target]
-            elif not of_target:
-                moves.append(self._move(target, None))
-                (type,) = moves[0].types
-                if config.namespaces.contains(type):
-                    raise ValueError(f"{type.proc_name}: created or joined twice")
-        for each in joined:
-            with resolve(each.path if each.target is None else each.target) as target:
-                moves.append(self._move(target, each.type))
-        return moves
-
-    def _move(self, target: Target, type: NamespaceType | None) -> Move:
-        handle = target.open(type)
-        self._handles.append(handle)
-        return Move((handle.type,), self.above_stdio(handle.fileno()), target.words)
-
-    def _differing(self, target: Target, config: Config) -> tuple[NamespaceType, ...]:
-        """Take what differs from the caller's: joining one's own user namespace is an error, the rest a waste."""
-        types = []
-        for each in NamespaceType:
-            if config.namespaces.contains(each) or not is_namespace_supported(each):
-                continue
-            there = target.open(each)
-            self._handles.append(there)
-            here = current(each)
-            self._handles.append(here)
-            if there != here:
-                types.append(each)
-        return tuple(types)
-
-    def descriptors(self, config: Config) -> tuple[int, int, int]:
-        """Open what the steps write to or look at, in the caller's namespaces: PROC, CGROUP and PARENT of the plan."""
-        proc = cgroup = parent = -1
-        if config.namespaces.is_private("user") or config.time_offsets or config.oom_score_adj is not None:
-            proc = self._own(_open_directory("/proc"))
-        if config.cgroup_path is not None:
-            cgroup = self._cgroup(config.cgroup_path)
-        if config.parent_death_signal is not None:
-            parent = self._own(os.pidfd_open(os.getpid()))
-        return proc, cgroup, parent
-
-    def _cgroup(self, path: str | os.PathLike[str] | int) -> int:
-        fd = path if isinstance(path, int) else self._own(_open_directory(os.fspath(path)))
-        magic = _native.fs_magic(fd)
-        if magic < 0:
-            raise refused(-magic, f"cgroup_path: fd {path} is not open", filename=str(path))
-        if magic == _native.constant("CGROUP2_SUPER_MAGIC"):
-            return fd
-        why = "it is no cgroup2 directory"
-        if magic == _native.constant("CGROUP_SUPER_MAGIC"):
-            why = "it is a cgroup v1 directory; on a hybrid host the cgroup2 tree is mounted at /sys/fs/cgroup/unified"
-        raise refused(EINVAL, f"cgroup_path: {why}", filename=str(path))
-
-
-def _is_of(namespace: Namespace, target: Any) -> bool:
-    """Tell whether this join is of the target that was given to Config.join, which keeps paths and names as text only."""
-    if namespace.target is not None:
-        return namespace.target is target
-    if not isinstance(target, (str, bytes, os.PathLike)):
-        return False
-    try:
-        return namespace == joined_namespace(namespace.type, target)
-    except ValueError:  # a name is of net only
-        return False
-
-
-def _open_directory(path: str) -> int:
-    try:
-        return os.open(path, _native.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise NamespaceError(error.errno or EINVAL, None, path, step=f"open {path}") from None
-
-
-def _facts(config: Config) -> _plan.Facts:
-    """Find out what the plan for this Config depends on, and no more: each look costs a system call."""
-    euid, oom, created = os.geteuid(), 0, config.namespaces.is_private
-    dies = config.parent_death_signal
-    main_thread = dies is None or threading.get_native_id() == os.getpid()
-    if config.oom_score_adj is not None:
-        oom = int(_own_proc("oom_score_adj"))
-    return _plan.Facts(
-        euid=euid,
-        egid=os.getegid(),
-        dumpable=euid == 0 or not created(NamespaceType.USER) or _native.dumpable() == 1,
-        main_thread=main_thread,
-        children_elsewhere=_switch.has_moved_children() and children_are_elsewhere(),
-        kernel=_kernel() if created(NamespaceType.TIME) else _plan.TIME_AT_EXEC,
-        oom_score_adj=oom,
-        exec_gives_capabilities=bool(dies and main_thread and euid == 0) and _exec_gives_capabilities(),
-    )
-
-
-def _own_proc(name: str) -> bytes:
-    """Read a file of this thread's in /proc, which may be a stranger's: neither wait at a FIFO, nor believe a plain file."""
-    path = f"/proc/thread-self/{name}"
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise NamespaceError(error.errno or EINVAL, None, path, step=f"read {name}") from None
-    try:
-        if _native.fs_magic(fd) != _native.constant("PROC_SUPER_MAGIC"):
-            raise refused(EXDEV, "something that is not procfs is mounted over /proc", filename=path)
-        return os.read(fd, 16384)
-    finally:
-        os.close(fd)
-
-
-def _exec_gives_capabilities() -> bool:
-    """execve(2) of uid 0 makes the permitted capabilities anew, of the bounding and the inheritable ones."""
-    lines = _own_proc("status").split(b"\n")
-    sets = {line[:6]: int(line[7:], 16) for line in lines if line.startswith(b"Cap")}
-    return bool((sets[b"CapBnd"] | sets[b"CapInh"]) & ~sets[b"CapPrm"])
-
-
-def _kernel() -> tuple[int, int]:
-    major, minor = os.uname().release.split(".")[:2]
-    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
+    return spawn
 
 
 def _caller_cwd() -> bytes:

@@ -18,7 +18,7 @@ from nsapi._types import NamespaceType, flags_of, names_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
 #: The types that one thread of many can enter and leave again.
@@ -172,6 +172,20 @@ def has_moved_children() -> bool:
     """Tell whether enter or setns has set the pid namespace of what this thread starts."""
     me = thread.me
     return me.joined_pid or any(NamespaceType.PID in step.types for _, back, _ in me.entered for step in back.steps)
+
+
+def with_children_at(home: int, there: int, act: Callable[[], None]) -> None:
+    """Act while what this thread starts is born in the pid namespace *home*, its own; then it is *there* again."""
+
+    def step(fd: int, words: str) -> Program:
+        return Program([Step("setns", words, fd=fd, flags=NamespaceType.PID.flag, types=(NamespaceType.PID,))])
+
+    go, back = step(home, "start in the own pid namespace"), step(there, "return to the pid namespace of the children")
+    try:
+        _native.run(go, State())
+        act()
+    finally:
+        _native.run(back, State())
 
 
 def note_children(*, elsewhere: bool) -> None:

@@ -270,7 +270,8 @@ def tracked() -> list[Path]:
     )
     if done.returncode:
         lacking("a git checkout that is the caller's")
-    return [path for path in map(REPOSITORY.joinpath, done.stdout.splitlines()) if path.is_file()]
+    files = [path for path in map(REPOSITORY.joinpath, done.stdout.splitlines()) if path.is_file()]
+    return [path for path in files if "corpus" not in path.parts]  # bytes, no text
 
 
 def test_nothing_names_this_machine() -> None:

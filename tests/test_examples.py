@@ -29,8 +29,9 @@ class Examples:
 
     def __call__(self, name: str, *under: str) -> subprocess.CompletedProcess[str]:
         copy = self.folder / name
-        shutil.copy(REPOSITORY / "examples" / name, copy)
-        copy.chmod(0o644)
+        for each in {name, name.replace("_parent", "_child")}:  # the second of two files stands beside the first
+            shutil.copy(REPOSITORY / "examples" / each, self.folder)
+            (self.folder / each).chmod(0o644)
         return subprocess.run(
             [*self.runner.prefix, *under, self.runner.python, "-W", "error", str(copy)],
             capture_output=True,
@@ -65,7 +66,12 @@ def users_examples(user: Runner, readable_tmp: Path) -> Examples:
 
 
 def test_every_example_is_tested_here() -> None:
-    assert EXAMPLES == ["enter_net.py", "errors.py", "join_process.py", "quickstart.py", "run_isolated.py"]
+    boot = ["boot_asyncio.py", "boot_multiprocessing.py", "boot_subprocess.py"]
+    init = ["init_child.py", "init_parent.py"]
+    assert (
+        sorted([*boot, *init, "enter_net.py", "errors.py", "join_process.py", "quickstart.py", "run_isolated.py"])
+        == EXAMPLES
+    )
 
 
 def test_quickstart_shows_inside_against_outside(examples: Examples) -> None:
@@ -155,3 +161,49 @@ def test_errors_shows_each_kind(examples: Examples) -> None:
     assert "\n  Unsupported, NamespaceError, OSError\n  [Errno 38] Function not implemented: check — " in text
     assert "exec /no/such/program (step 8 of 8)" in text
     assert text.endswith("pickled   True")
+
+
+def test_boot_subprocess_ends_as_its_program(examples: Examples) -> None:
+    assert examples.lines("boot_subprocess.py") == [
+        "we hold its parent: True",
+        "it says: pid 1 uid 0 threads 1",
+        "exit status: 7",
+    ]
+
+
+def test_boot_asyncio_runs_three_side_by_side(examples: Examples) -> None:
+    assert examples.lines("boot_asyncio.py") == [
+        "exit statuses: 0 7 8",
+        "each is pid 1: True",
+        "different namespaces: 3",
+    ]
+
+
+def test_boot_multiprocessing_has_exit_codes(examples: Examples) -> None:
+    assert examples.lines("boot_multiprocessing.py") == [
+        "pid 1 uid 0 other net namespace: True",
+        "exitcode: 7",
+        "terminated: -15",
+    ]
+
+
+@pytest.mark.parametrize("name", ["boot_subprocess", "boot_asyncio", "boot_multiprocessing", "init_parent"])
+def test_boot_examples_name_the_step_that_failed(examples: Examples, name: str) -> None:
+    tool("unshare")
+    done = examples(f"{name}.py", *NO_USER_NAMESPACES)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{name}: [Errno 28] No space left on device: unshare the user namespace")
+
+
+def test_init_in_two_files_is_ready_or_says_why_not(examples: Examples) -> None:
+    assert examples.lines("init_parent.py") == [
+        "the program in the container says: container",
+        "exit status: 0",
+        "init failed: [Errno 22] Invalid argument",
+        "it was raised in: init_child.py",
+    ]
+
+
+def test_init_is_started_by_its_parent_only(examples: Examples) -> None:
+    done = examples("init_child.py")
+    assert (done.returncode, done.stdout) == (1, "")

@@ -17,7 +17,7 @@ import nsapi
 from nsapi import Config, NamespaceType, Unsupported
 from nsapi._fields import CAPABILITIES, RLIMITS
 from nsapi._native import Program, Step
-from nsapi._plan import NEEDS_LAUNCHER, NOT_PERFORMED, Facts, Request, plan
+from nsapi._plan import NEEDS_LAUNCHER, NOT_PERFORMED, Facts, Mapping, Plan, Request, mapping, plan
 from nsapi._switch import Move
 
 # No test is timed, so neither are hypothesis's examples.
@@ -48,11 +48,20 @@ class Case(NamedTuple):
     request: dict[str, Any] = {}  # noqa: RUF012
     facts: dict[str, Any] = {}  # noqa: RUF012
 
+    def made(self) -> Plan:
+        return plan(self.config, Request(**self.request), moves(*self.joins), USER_FACTS._replace(**self.facts))
+
     def plan(self) -> tuple[Step, ...]:
-        facts = USER_FACTS._replace(**self.facts)
-        made = plan(self.config, Request(**self.request), moves(*self.joins), facts)
+        made = self.made()
         assert made.carrier == "vfork"
+        assert made.between == made.inside == ()
         return made.steps
+
+    def reasons(self) -> list[str]:
+        """Why it takes the launcher."""
+        types = [each for move in moves(*self.joins) for each in move.types]
+        given = self.config, Request(**self.request), types, USER_FACTS._replace(**self.facts)
+        return [words for words, needed in NEEDS_LAUNCHER if needed(*given)]
 
 
 END = "restore signals; restore the signal mask; exec"
@@ -469,7 +478,7 @@ def cases(draw: st.DrawFn, *, anything: bool = False) -> Case:
         )
         fields.update([rare])
         maybe("init", True, needs="pid")
-        request["ids"] = draw(st.booleans())
+        request["uid"] = draw(st.none() | st.just(0))
     if anything:
         facts["euid"] = draw(st.sampled_from([0, 1000]))
         facts["dumpable"] = draw(st.booleans())
@@ -481,8 +490,8 @@ def cases(draw: st.DrawFn, *, anything: bool = False) -> Case:
     return Case("", config, "", tuple(joined), request, facts)
 
 
-def unsupported_in(case: Case) -> bool:
-    """What DESIGN's list of the launcher says, told once more from the outside; and what no carrier performs yet."""
+def needs_launcher(case: Case) -> bool:
+    """What DESIGN's list of the launcher says, told once more from the outside."""
     config, private = case.config, case.config.namespaces.is_private
     request, facts, user = Request(**case.request), USER_FACTS._replace(**case.facts), private("user")
     strange = any(
@@ -492,14 +501,10 @@ def unsupported_in(case: Case) -> bool:
     ) or any(len(maps or ()) > 1 for maps in (config.uid_mappings, config.gid_mappings))
     return any(
         (
-            config.mounts,
-            config.root,
-            config.sysctl,
-            config.extra,
             facts.children_elsewhere,
             user and strange,
             {"user", "pid", "time"} & set(case.joins),
-            request.ids,
+            (request.uid, request.gid, request.groups) != (None, None, None),
             config.uid is not None,
             config.gid is not None,
             config.groups is not None,
@@ -515,13 +520,13 @@ def unsupported_in(case: Case) -> bool:
 
 
 @given(cases(anything=True))
-def test_it_is_supported_or_refused_as_the_list_says(case: Case) -> None:
-    """Nothing else is Unsupported, and nothing of it is planned."""
-    if unsupported_in(case):
+def test_the_carrier_is_as_the_list_says(case: Case) -> None:
+    """The launcher for what is in the list, a vfork child for the rest; what nobody performs is Unsupported."""
+    if any(getattr(case.config, name) for name in NOT_PERFORMED):
         with pytest.raises(Unsupported):
-            case.plan()
+            case.made()
     else:
-        assert case.plan()
+        assert case.made().carrier == ("launcher" if needs_launcher(case) else "vfork")
 
 
 @given(cases())
@@ -644,7 +649,7 @@ MORE = [
     ("joining a user", Case("among others", Config(), "", ("net", "uts,time"))),
     ("uid, gid", Case("", new("uts", gid=0), "")),
     ("uid, gid", Case("an empty list is a wish", new("uts", groups=[]), "")),
-    ("uid, gid", Case("user= and such", new("uts"), "", request={"ids": True})),
+    ("uid, gid", Case("user= and such", new("uts"), "", request={"uid": 5})),
     ("a new time", Case("", new("time"), "", facts={"kernel": (5, 10)})),
 ]
 #: Their neighbours: planned, not refused.
@@ -673,31 +678,83 @@ PERFORMED = {
 
 
 def test_what_needs_the_launcher_is_this_and_nothing_else() -> None:
-    """The table word by word: part 2 empties it."""
+    """The table word by word."""
     assert tuple(LAUNCHER) == tuple(words for words, _ in NEEDS_LAUNCHER)
     assert NOT_PERFORMED == ("mounts", "root", "sysctl", "extra")
 
 
 @pytest.mark.parametrize(("row", "case"), [*LAUNCHER.items(), *MORE], ids=lambda value: str(value)[:30])
-def test_what_needs_the_launcher_is_unsupported_in_these_words(row: str, case: Case) -> None:
-    """One reason, the one that is meant; ENOSYS, refused before anything is done."""
-    with pytest.raises(Unsupported) as caught:
-        case.plan()
-    assert caught.value.step == "check"
-    assert caught.value.index is None
-    (words,) = (words for words in LAUNCHER if words.startswith(row))
-    assert str(caught.value) == (
-        f"[Errno 38] Function not implemented: check — this version of nsapi cannot do: {words}"
-    )
+def test_what_needs_the_launcher_gets_it_for_this_reason(row: str, case: Case) -> None:
+    """One reason, the one that is meant."""
+    assert case.made().carrier == "launcher"
+    assert [each[: len(row)] for each in case.reasons()] == [row]
 
 
-def test_all_reasons_are_told_at_once() -> None:
-    """Who has taken one away does not learn of the next only then."""
-    case = Case("", new("user", "pid", init=True, uid=5, setgroups="allow"), "", request={"process_group": 3})
-    with pytest.raises(Unsupported) as caught:
-        case.plan()
-    told = [words.split()[0] for words in LAUNCHER if words in str(caught.value)]
-    assert told == ["uid,", "setgroups='allow',", "init=True", "process_group"]
+def test_what_the_launcher_does_is_what_a_vfork_child_would() -> None:
+    """All in its order: fds first, then the namespaces, which are no steps, then the same steps inside."""
+    fields: dict[str, Any] = {"hostname": "a", "loopback": True, "rlimits": {"RLIMIT_CORE": 0}, "no_new_privs": True}
+    request = {"stdio": ((5, 0),), "pass_fds": (6,), "start_new_session": True, "cwd": (b"/a", "/a")}
+    types = ("user", "uts", "net", "pid", "mnt")
+    vfork = Case("", new(*types, **fields), "", request=request).plan()
+    made = Case("", new(*types, **fields, init=True), "", request=request).made()
+    assert [step.words for step in made.steps if step.op in ("close_on_exec", "dup2")] == [
+        step.words for step in vfork if step.op in ("close_on_exec", "dup2")
+    ]
+    assert [step.words for step in made.inside] == [step.words for step in vfork][-len(made.inside) :]
+    assert not {"write", "unshare", "setns"} & {step.op for step in made.all}
+    assert made.steps[0].flags == 0
+
+
+def test_what_is_joined_is_set_up_before_a_user_namespace_is_made() -> None:
+    """Then the caller still has power over it."""
+    made = Case("", new("user", "pid", "net", hostname="a", uts="/x", loopback=True), "", ("uts",)).made()
+    assert [step.op for step in made.between] == ["sethostname"]
+    assert made.inside[0].op == "loopback"
+
+
+RANGES = {"uid_mappings": "0:1000:1,1:100000:9", "gid_mappings": "0:1000:1,1:100000:9"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "facts", "expected"),
+    [
+        ({}, {}, ("child", True, None, None)),
+        (RANGES, {}, ("stage 0", False, None, None)),
+        (RANGES, {"may_map": False, "uid_helper": "/u", "gid_helper": "/g"}, ("helpers", False, "/u", "/g")),
+        (
+            {**RANGES, "gid_mappings": "0:1000:1"},
+            {"may_map": False, "uid_helper": "/u"},
+            ("helpers", True, "/u", None),
+        ),
+        ({**RANGES, "setgroups": "deny"}, {}, ("stage 0", True, None, None)),
+        ({"setgroups": "allow"}, {}, ("stage 0", False, None, None)),
+        ({"uid_mappings": [], "gid_mappings": []}, {}, ("child", False, None, None)),
+    ],
+)
+def test_who_writes_the_maps(fields: dict[str, Any], facts: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    """The child its own single id, stage 0 what its capabilities allow, else the helpers; setgroups as `unshare -r`."""
+    made = mapping(new("user", **fields), USER_FACTS._replace(**facts))
+    assert (made.writer, made.deny_setgroups, made.uid_helper, made.gid_helper) == expected
+
+
+def test_maps_that_nobody_can_write_are_refused() -> None:
+    """Without CAP_SETUID and helpers; and "allow" for a map that the kernel takes with "deny" only."""
+    for fields, errnum in ((RANGES, 2), ({"setgroups": "allow"}, 1)):
+        with pytest.raises(nsapi.NamespaceError) as caught:
+            mapping(new("user", **fields), USER_FACTS._replace(may_map=False))
+        assert caught.value.errno == errnum
+        assert caught.value.step == "check"
+    assert mapping(new("uts"), USER_FACTS) == Mapping()
+
+
+def test_ids_are_set_after_all_else_but_capabilities() -> None:
+    """Groups, gid, uid: each while there is still the power to; capabilities are kept over it, then given."""
+    kept = {kind: ["CAP_KILL"] for kind in FIVE_SETS}
+    request = {"uid": 5, "gid": 6, "groups": (7, 8), "umask": 0}
+    made = Case("", new("uts", capabilities=kept), "", request=request).made()
+    assert [step.op for step in made.inside if step.op not in ("umask", "sigdefault")] == [
+        "cap_bound", "keep_caps", "setgroups", "setresgid", "setresuid", "capset", "cap_ambient", "sigmask", "exec",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -723,8 +780,8 @@ def test_a_parents_death_is_that_of_the_spawning_thread(facts: dict[str, Any]) -
     with pytest.raises(ValueError, match=r"^parent_death_signal: .* main thread.* init=True$"):
         case.plan()
     assert Case("", new("uts"), "", facts=elsewhere).plan()
-    with pytest.raises(Unsupported, match="init=True"):  # the remedy, once it is there
-        Case("", new("pid", init=True, parent_death_signal=15), "", facts=elsewhere).plan()
+    made = Case("", new("pid", init=True, parent_death_signal=15), "", facts=elsewhere).made()
+    assert "pdeathsig" not in [step.op for step in made.all]  # pid 1 sees to it
 
 
 ROOT = {"euid": 0, "egid": 0}
@@ -770,10 +827,8 @@ def test_capabilities_that_exec_would_give_back_are_refused(
 def test_run_says_so_before_anything_is_started() -> None:
     """What is unsupported is that of a verb, too: no child, no fd."""
     before = fds()
-    with pytest.raises(Unsupported, match="init=True"):
-        nsapi.run(["true"], config=new("pid", init=True))
-    with pytest.raises(Unsupported, match="extra_groups="):
-        nsapi.run(["true"], config=new("uts"), extra_groups=[1])
+    with pytest.raises(Unsupported, match="sysctl"):
+        nsapi.run(["true"], config=new("pid", init=True, sysctl={"a": "b"}))
     assert fds() == before
 
 

@@ -147,10 +147,13 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
         table: dict[str, list[tuple[Any, ...]]] = {
             "NamespaceHandle": [(0,), (99,), (-1,)],
             "Popen": programs,
+            "boot_env": [(each,) for each in configs],
+            "bootstrap_data": [(each,) for each in configs],
             "current": [(each,) for each in nsapi.NamespaceType],
             "enter": [*((target, "net") for target in targets), (4321, "net", "mnt"), (4321, "user"), (4321, "time")],
             "open": [(target, "net") for target in targets],
             "run": programs,
+            "start_initialization": [(len, [])],
             "setns": [(0,), (99, "net"), (-1,), (0, 1 << 30), (File(), "net")],
             "unshare": [("net",), ("user", "uts"), (1 << 30,)],
         }

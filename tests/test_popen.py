@@ -58,6 +58,9 @@ KEYWORDS = {
     "text": "str for bytes, \\n for every line end",
     "umask": "the child's; -1 is the caller's",
     "pipesize": "of each pipe, F_SETPIPE_SZ",
+    "user": "uid, or a name to look up",
+    "group": "gid, or a name to look up",
+    "extra_groups": "gids or names; [] is none",
     "process_group": "setpgid(2); subprocess has it since Python 3.11, nsapi everywhere",
 }
 
@@ -68,16 +71,11 @@ class Refusal(NamedTuple):
     words: str
 
 
-_IDS = "user=, group=, extra_groups=: changing ids in shared memory changes our own dumpable flag"
-
 #: The others are refused, with the reason.
 REFUSED = {
     "preexec_fn": Refusal(print, ValueError, "preexec_fn: no Python can run between clone and exec"),
     "startupinfo": Refusal(object(), ValueError, "startupinfo is only supported on Windows"),
     "creationflags": Refusal(1, ValueError, "creationflags is only supported on Windows"),
-    "user": Refusal(os.getuid(), nsapi.Unsupported, _IDS),
-    "group": Refusal(os.getgid(), nsapi.Unsupported, _IDS),
-    "extra_groups": Refusal([], nsapi.Unsupported, _IDS),
 }
 
 
@@ -946,6 +944,21 @@ def umask_is_an_int(run: Any) -> object:
     return [caught(lambda: run(["true"], umask=each)) for each in ("7", None, 1.5)]
 
 
+@case("user", ["KeyError", "ValueError", "TypeError"])
+def user_is_a_name_or_a_number(run: Any) -> object:
+    return [caught(lambda: run(["true"], user=each)) for each in ("no such user", -1, 1.5)]
+
+
+@case("group", ["KeyError", "ValueError", "TypeError"])
+def group_is_a_name_or_a_number(run: Any) -> object:
+    return [caught(lambda: run(["true"], group=each)) for each in ("no such group", -1, 1.5)]
+
+
+@case("extra_groups", ["ValueError", "KeyError", "ValueError", "TypeError"])
+def extra_groups_are_names_or_numbers(run: Any) -> object:
+    return [caught(lambda: run(["true"], extra_groups=each)) for each in ("root", ["no such group"], [-1], [1.5])]
+
+
 @case("pipesize", [[4096] * 3, [65536] * 3, [65536] * 3])
 def pipesize_is_that_of_each_pipe(popen: Any) -> object:
     import fcntl
@@ -1631,17 +1644,14 @@ def test_pid_1_gets_only_signals_that_it_has_a_handler_for(anyone: Runner) -> No
 
 
 def test_process_group_in_a_new_pid_namespace(anyone: Runner) -> None:
-    """0 is the program's own; another does not exist there, which is refused and not left out."""
+    """0 is the program's own; another is the caller's, though it has no number in there."""
 
     def body() -> list[object]:
-        config = nsapi.Config.new("user", "pid")
-        with nsapi.Popen(["sleep", "1000"], config=config, process_group=0) as process:
-            found: list[object] = [os.getpgid(process.pid) == process.pid]
-            process.kill()
-        try:
-            nsapi.run(["true"], config=config, process_group=os.getpgid(0))
-        except nsapi.Unsupported as error:
-            found.append("process_group" in str(error))
+        found: list[object] = []
+        for group in (0, os.getpgid(0)):
+            with nsapi.Popen(["sleep", "1000"], config=nsapi.Config.new("user", "pid"), process_group=group) as process:
+                found.append(os.getpgid(process.pid) == (group or process.pid))
+                process.kill()
         return found
 
     assert anyone(body) == [True, True]
@@ -1716,7 +1726,7 @@ def test_a_call_that_is_refused_leaves_nothing_open(anyone: Runner) -> None:
             "stdout": (subprocess.STDOUT, 99, "text"),
             "umask": ("1", None),
             "universal_newlines": (False,),
-            "user": ("no such user", -1, 1.5, 0),
+            "user": ("no such user", -1, 1.5),
         }
         found: dict[str, object] = {}
         for keyword, values in wrong.items():

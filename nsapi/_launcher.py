@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: MIT
+"""The launcher: its file in sealed memory, what it is told, what it answers, and that nothing of it stays behind."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import struct
+from errno import EACCES, ECANCELED, EINVAL, EPERM, EPROTO
+from typing import Any, NamedTuple
+
+from nsapi import _native, _plan
+from nsapi._errors import NamespaceError, hint
+from nsapi._native import Exec, Program, State
+from nsapi._types import NamespaceType, names_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from nsapi._config import Config
+    from nsapi._native import Step
+    from nsapi._world import Join, Together
+
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_MFD_EXEC = 0x10  # Linux 6.3; before, every memfd can be executed
+_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_launch")
+
+# ---- its file ----
+
+_known: tuple[int, tuple[int, int]] | None = None
+
+
+def executable(*, joins: bool) -> tuple[int, bool]:
+    """Find the fd to execute the launcher by, and whether it is the caller's to close.
+
+    In memory, sealed, once per process: what is executed inside a stranger's namespaces can be opened there, as
+    /proc/PID/exe, and must not be a file that others execute too (CVE-2019-5736).
+    """
+    global _known
+    known = _known
+    if known is not None and _is_still(*known):
+        return known[0], False
+    try:
+        fd = _sealed_copy()
+    except OSError as error:
+        if error.errno not in (EACCES, EPERM):
+            raise NamespaceError(error.errno or EINVAL, None, _FILE, step="copy the launcher to memory") from None
+        if joins:
+            why = "vm.memfd_noexec is 2: files in memory cannot be executed, and no other is safe among strangers"
+            raise NamespaceError(EACCES, None, None, step="copy the launcher to memory", hint=why) from None
+        return os.open(_FILE, os.O_RDONLY | os.O_CLOEXEC), True
+    found = os.fstat(fd)
+    # Without a lock, which a fork could leave locked for good: of two threads at once, the second uses what the first made.
+    if _known is not known and _known is not None:
+        os.close(fd)
+        return _known[0], False
+    _known = fd, (found.st_dev, found.st_ino)
+    return fd, False
+
+
+def _is_still(fd: int, identity: tuple[int, int]) -> bool:
+    """Tell whether it is open, the same, and sealed: a program that closes all its fds does not know of ours."""
+    try:
+        found = os.fstat(fd)
+        return (found.st_dev, found.st_ino) == identity and fcntl.fcntl(fd, fcntl.F_GET_SEALS) == _SEALS
+    except OSError:
+        return False
+
+
+def _sealed_copy() -> int:
+    with open(_FILE, "rb") as file:
+        content = file.read()
+    return sealed("nsapi", content, _MFD_EXEC)
+
+
+def sealed(name: str, content: bytes, flags: int = 0) -> int:
+    """Put *content* in memory where nobody can change it any more; its fd is not 0, 1 or 2."""
+    flags |= os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        fd = os.memfd_create(name, flags)
+    except OSError as error:
+        if error.errno != EINVAL or not flags & _MFD_EXEC:
+            raise
+        fd = os.memfd_create(name, flags & ~_MFD_EXEC)
+    try:
+        if fd <= 2:
+            low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(low)
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+# ---- its cargo: what _launch.c reads ----
+
+_MAGIC, _MAX_JOINS = 0x6E734C31, 8
+_DENY_SETGROUPS, _WITH_REAPER, _REAPER_DUMPABLE = 1, 2, 4
+_SLOTS = _native.constant("NSAPI_SLOTS")
+_STEP = struct.Struct("=iii4xQQQII")
+_HEADER = struct.Struct(f"=IIIII{_SLOTS}i10IiIiII{'IiI' * _MAX_JOINS}")
+
+
+class Mission(NamedTuple):
+    """What is the same each time that one Config is launched in the same circumstances."""
+
+    program: Program
+    plan: _plan.Plan
+    message: bytes
+    flags: int
+    steps: bytes
+    strings: bytes
+
+
+def mission(plan: _plan.Plan, config: Config, mapping: _plan.Mapping, message: bytes, *, joins: bool) -> Mission:
+    """Write down all of the cargo that does not change."""
+    steps = plan.between + plan.inside
+    at = _HEADER.size + len(steps) * _STEP.size
+    flags = _DENY_SETGROUPS if mapping.deny_setgroups else 0
+    if config.init:
+        flags |= _WITH_REAPER | (0 if joins else _REAPER_DUMPABLE)
+    return Mission(Program(plan.steps), plan, message, flags, *_pack(steps, at))
+
+
+def _pack(steps: Sequence[Step], at: int) -> tuple[bytes, bytes]:
+    """Write steps as the launcher reads them (cargo_step), and the strings they point to, which will stand at *at*."""
+    packed, strings = bytearray(), bytearray()
+    for step in steps:
+        offsets = []
+        for text in (step.path, step.data):
+            offsets.append(0 if text is None else at + len(strings))
+            strings += b"" if text is None else text + b"\0"
+        number = _native.constant(f"NSAPI_{step.op.upper()}")
+        packed += _STEP.pack(number, step.fd, step.slot, step.flags, step.value, step.length, *offsets)
+    return bytes(packed), bytes(strings)
+
+
+def cargo(
+    mission: Mission, program: Exec, lent: Sequence[int], joins: Sequence[Join], together: Together, death: int
+) -> bytes:
+    """Pack what this launch is to do."""
+    plan, size = mission.plan, _STEP.size
+    between, inside = len(plan.between), len(plan.inside)
+    body = bytearray(mission.strings)
+    start = _HEADER.size + (between + inside) * size
+    ranges = [_HEADER.size, between, _HEADER.size + between * size, inside]
+    for strings in program.strings:
+        ranges += [start + len(body), strings.count]
+        body += strings.block
+    joined: list[int] = []
+    for join in joins:
+        joined += [join.type.flag, join.fd, start + len(body)]
+        body += os.fsencode(join.words) + b"\0"
+    joined += [0, -1, 0] * (_MAX_JOINS - len(joins))
+    body += b"\0"
+    mask = sum(1 << number - 1 for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    slots = [*lent, *[-1] * (_SLOTS - len(lent))]
+    header = _HEADER.pack(
+        _MAGIC, start + len(body), mission.flags, mask & 0xFFFFFFFF, mask >> 32, *slots, *ranges,
+        together.fd, together.types, lent[_plan.PARENT], death, len(joins), *joined,
+    )  # fmt: skip
+    return header + mission.steps + bytes(body)
+
+
+# ---- one launch ----
+
+
+class Launched(NamedTuple):
+    """The program, which runs, and the reaper beside it, if there is one. The pidfds are given away."""
+
+    pid: int
+    pidfd: int
+    reaper: int = -1
+
+
+def launch(
+    mission: Mission,
+    program: Exec,
+    lent: Sequence[int],
+    joins: Sequence[Join],
+    together: Together,
+    death: int,
+    spawn: Callable[[Program, State], None],
+    given: list[Launched],
+) -> None:
+    """Start the launcher and hear how it goes. On any failure all that it has started is ended and reaped.
+
+    What runs at last is appended to *given*, and is the caller's from then on, even if KeyboardInterrupt comes next.
+    """
+    file, owned = executable(joins=bool(joins))
+    fds = [file] if owned else []
+    talk = None
+    state = State()
+    try:
+        ours, theirs = socket.socketpair()
+        log, log_end = os.pipe2(os.O_CLOEXEC)
+        fds += [theirs.detach(), log_end]
+        talk = _Talk(ours, log, given)
+        ours.sendall(mission.message)
+        fds.append(sealed("nsapi", cargo(mission, program, lent, joins, together, death)))
+        control = [fds[-1], *(_above_stdio(fd, fds) for fd in fds[-3:-1])]
+        slots = [*lent[: _plan.JOINS], *(join.fd for join in joins)]
+        slots += [-1] * (_plan.TOGETHER - len(slots))
+        arguments = _native.Strings([b"nsapi", str(control[0]).encode()])
+        variables = zip(("INITPIPE", "LOGPIPE", "LOGLEVEL"), (*control[1:], 1), strict=True)
+        environment = _native.Strings([f"_LIBCONTAINER_{name}={value}".encode() for name, value in variables])
+        itself = Exec(_FILE, _native.Strings([]), arguments, environment)
+        state.lend([*slots, together.fd, file, *control], itself)
+        spawn(mission.program, state)
+        talk.started = state.child[1]
+        for fd in fds:
+            os.close(fd)
+        fds.clear()
+        talk.hear(mission, program, joins)
+    except BaseException:
+        if talk is not None:
+            if talk.started < 0:
+                talk.started = state.child[1]  # KeyboardInterrupt between its birth and these lines
+            for fd in fds:
+                os.close(fd)
+            fds.clear()
+            talk.end_all()
+        raise
+    finally:
+        for fd in fds:
+            os.close(fd)
+        if talk is not None:
+            talk.close()
+
+
+def _above_stdio(fd: int, fds: list[int]) -> int:
+    if fd > 2:
+        return fd
+    fds.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+    return fds[-1]
+
+
+class _Talk:
+    """What the stages say, and the pidfds of all that have been born. Owns its fds."""
+
+    def __init__(self, ours: socket.socket, log: int, given: list[Launched]) -> None:
+        self.ours, self.log, self.given = ours, log, given
+        self.started = -1
+        self.pidfds: dict[str, tuple[int, int]] = {}
+        self.said = bytearray()
+
+    def hear(self, mission: Mission, program: Exec, joins: Sequence[Join]) -> None:
+        """Wait until the program is executed, or until all have ended."""
+        self._listen()
+        self._take_pidfds()
+        fatal = [each for each in self._lines() if each.get("level") == "fatal"]
+        if fatal:
+            raise _failure(fatal[0], mission, program, joins)
+        if "stage2_pid" not in self.pidfds:
+            why = "it was killed, or its file is damaged"
+            raise NamespaceError(EPROTO, None, None, step="start the launcher", hint=why)
+        _reap(self.started)
+        self.started = -1
+        stage_1 = self.pidfds.pop("stage1_pid", None)
+        if stage_1 is not None:
+            _reap(stage_1[1])
+        _, reaper = self.pidfds.get("reaper_pid", (-1, -1))
+        self.given.append(Launched(*self.pidfds["stage2_pid"], reaper))
+
+    def _listen(self) -> None:
+        while more := os.read(self.log, 65536):
+            self.said += more
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in bytes(self.said).decode("utf-8", "replace").splitlines() if line]
+
+    def _take_pidfds(self) -> None:
+        """Each is in a message of its own, which the kernel does not join with another."""
+        room = socket.CMSG_SPACE(4)
+        while True:
+            try:
+                data, ancillary, _, _ = self.ours.recvmsg(256, room, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+            except (BlockingIOError, ConnectionResetError):
+                return
+            if not data:
+                return
+            ((key, pid),) = json.loads(data).items()
+            ((_, _, fd),) = ancillary
+            self.pidfds[key] = pid, struct.unpack("=i", fd[:4])[0]
+
+    def end_all(self) -> None:
+        """End and reap all; what Ctrl-C says once more must wait until that is done."""
+        hung_up = False
+        while not self.given:
+            try:
+                if not hung_up and self.started >= 0:
+                    # Not by a kill: stage 0 knows whom it has started, and we may not have been told yet.
+                    self.ours.shutdown(socket.SHUT_WR)
+                    hung_up = True
+                if self.started >= 0:
+                    self._listen()
+                    self._take_pidfds()
+                for _, pidfd in self.pidfds.values():
+                    _kill(pidfd)
+                # Pid 1 last: the kernel lets it go only after all that were in its namespace have been reaped.
+                for key in ("stage1_pid", "stage2_pid", "reaper_pid"):
+                    if key in self.pidfds:
+                        _reap(self.pidfds[key][1])
+                        del self.pidfds[key]
+                if self.started >= 0:
+                    _reap(self.started)
+                    self.started = -1
+                return
+            except KeyboardInterrupt:
+                continue
+
+    def close(self) -> None:
+        self.ours.close()
+        os.close(self.log)
+
+
+def _kill(pidfd: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _reap(pidfd: int) -> None:
+    """Wait for our child by its pidfd, and close that. Somebody else may have waited before."""
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except ChildProcessError:
+        pass
+    os.close(pidfd)
+
+
+# ---- what went wrong ----
+
+_PREFIX = re.compile(r"nsexec(-\d)?\[\d+\]: ")
+_JOIN = re.compile(r"(?:join|ask for the type of) (?:the )?(\w+)(?: namespace)? ")
+
+
+def _failure(fatal: dict[str, Any], mission: Mission, program: Exec, joins: Sequence[Join]) -> NamespaceError:
+    plan, errnum = mission.plan, int(fatal.get("errno", 0))
+    if "step" in fatal:
+        return _native.failure(plan.all, len(plan.steps) + fatal["step"], errnum, program.name)
+    text = _PREFIX.sub("", fatal.get("msg", ""), count=1)
+    if errnum:
+        text = text.removesuffix(f": {os.strerror(errnum)}")
+    types: tuple[NamespaceType, ...] = ()
+    op, filename = text, None
+    if found := _JOIN.match(text):
+        of = [each for each in joins if each.type.proc_name == found[1]]
+        types, filename = tuple(each.type for each in of), of[0].words if of else None
+        op, text = "setns", f"setns {names_of(types)} of {filename}"
+    elif text.startswith("join 0x"):
+        flags = int(text[5:], 16)
+        of = [each for each in joins if each.type.flag & flags]
+        types, filename = tuple(each.type for each in of), of[0].words if of else None
+        op, text = "setns", f"setns {names_of(types)} of {filename}"
+    elif text == "unshare the user namespace":
+        op, types, text = "unshare", (NamespaceType.USER,), "unshare user"
+    elif text.startswith("unshare 0x"):
+        flags = int(text[8:], 16)
+        types = tuple(each for each in NamespaceType if each.flag & flags)
+        op, text = "unshare", f"unshare {names_of(types)}"
+    elif text.startswith("start "):
+        op = "clone"
+    elif text.startswith("write "):
+        name = text.split()[-1]
+        op, text = "write", f"write {name}"
+        types = (NamespaceType.USER,) if name in ("uid_map", "gid_map", "setgroups") else ()
+    why = hint(errnum, op, text, tuple(each.proc_name for each in types))
+    if not errnum:
+        errnum = ECANCELED if text.endswith("has died") else EPERM
+        if "exited with status" in text:
+            why = "/etc/subuid or /etc/subgid does not grant these ids to this user; its own words are on stderr"
+    return NamespaceError(errnum, None, filename, step=text, type=types[0] if len(types) == 1 else None, hint=why)
