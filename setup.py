@@ -1,7 +1,5 @@
 """What pyproject.toml cannot say: the C core and the launcher, on Linux."""
 
-import copy
-import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -18,7 +16,7 @@ CONSTANTS = """
     NS_GET_USERNS NS_GET_PARENT NS_GET_NSTYPE NS_GET_OWNER_UID NS_GET_MNTNS_ID NS_GET_ID SIOCGSKNS
     PIDFD_GET_CGROUP_NAMESPACE PIDFD_GET_IPC_NAMESPACE PIDFD_GET_MNT_NAMESPACE PIDFD_GET_NET_NAMESPACE
     PIDFD_GET_PID_NAMESPACE PIDFD_GET_PID_FOR_CHILDREN_NAMESPACE PIDFD_GET_TIME_NAMESPACE PIDFD_GET_USER_NAMESPACE
-    PIDFD_GET_UTS_NAMESPACE
+    PIDFD_GET_UTS_NAMESPACE PIDFD_THREAD
     NSFS_MAGIC PROC_SUPER_MAGIC CGROUP_SUPER_MAGIC CGROUP2_SUPER_MAGIC
     MS_NOSUID MS_NODEV MS_NOEXEC MS_REC MS_PRIVATE MS_SLAVE MS_SHARED
 """.split()
@@ -47,23 +45,26 @@ if sys.platform == "linux":
         **options("nsapi/_native.h"),
     )
 
+# Where _start.c knows the assembler, it takes the place of the C library.
+OWN_START = sysconfig.get_platform().endswith(("-x86_64", "-aarch64")) and sys.maxsize > 2**32
+FREESTANDING = "-ffreestanding -fno-stack-protector -U_FORTIFY_SOURCE -U_FILE_OFFSET_BITS -fno-pie -fno-lto".split()
+
 LAUNCHER = Extension(
     "nsapi._launch",
-    ["nsapi/_launch.c", "nsapi/_nsexec.c", "nsapi/_native.c"],
+    ["nsapi/_launch.c", "nsapi/_nsexec.c", "nsapi/_native.c", *(["nsapi/_start.c"] if OWN_START else [])],
     include_dirs=["nsapi"],
     depends=["nsapi/_native.h", "nsapi/_nsexec.h", "nsapi/_kernel.h"],
     define_macros=[("_GNU_SOURCE", None)],
-    extra_compile_args=["-std=c11", "-Wall", "-Wextra", "-ffunction-sections", "-fdata-sections"],
-    extra_link_args=["-static", "-s", "-Wl,--gc-sections"],
+    extra_compile_args=[
+        *"-std=c11 -O2 -Wall -Wextra -ffunction-sections -fdata-sections".split(),
+        *(FREESTANDING if OWN_START else []),
+    ],
+    extra_link_args=["-static", "-s", "-Wl,--gc-sections", *(["-nostdlib", "-no-pie"] if OWN_START else [])],
 )
 
 
 class build_ext_and_launcher(build_ext):  # noqa: N801  # setuptools' own style
-    """The launcher is a program: static, with no Python in it, and executable.
-
-    By musl-gcc where there is one: what glibc does before main (it asks the CPU what it is, which a virtual machine
-    answers slowly) takes longer than the launcher itself.
-    """
+    """The launcher is a program: static, with no Python in it, and executable."""
 
     def get_ext_filename(self, fullname):  # noqa: D102
         return fullname.replace(".", "/") if fullname.endswith("_launch") else super().get_ext_filename(fullname)
@@ -73,21 +74,11 @@ class build_ext_and_launcher(build_ext):  # noqa: N801  # setuptools' own style
             return super().build_extension(ext)
         path = Path(self.get_ext_fullpath(ext.name))
         path.parent.mkdir(parents=True, exist_ok=True)
-        compiler, flags = self.compiler, list(ext.extra_compile_args)
-        if musl := shutil.which("musl-gcc"):
-            compiler = copy.copy(compiler)
-            compiler.set_executables(compiler_so=musl, linker_exe=musl)
-            compiler.set_library_dirs([])  # of a Python with a shared library: they hold another libc.a
-            kernel = [
-                "/usr/include",
-                f"/usr/include/{sysconfig.get_config_var('MULTIARCH')}",
-            ]  # musl brings no linux/*.h
-            flags += ["-O2", *(word for folder in kernel for word in ("-idirafter", folder))]
-        objects = compiler.compile(
+        objects = self.compiler.compile(
             ext.sources, self.build_temp + "/launch", ext.define_macros, ext.include_dirs,
-            extra_postargs=flags, depends=ext.depends,
+            extra_postargs=ext.extra_compile_args, depends=ext.depends,
         )  # fmt: skip
-        compiler.link_executable(objects, str(path), extra_postargs=ext.extra_link_args)
+        self.compiler.link_executable(objects, str(path), extra_postargs=ext.extra_link_args)
         return path.chmod(0o755)
 
 

@@ -186,15 +186,19 @@ static void put_format(text *out, const char *format, va_list arguments)
 /* The whole of a decimal number from least to most; anything else, also a blank or a sign too many, is -1. */
 static int parse_int(const char *digits, long least, long most, long *ret_number)
 {
-    char *end;
-    if (!(*digits >= '0' && *digits <= '9') && *digits != '-')
+    bool negative = *digits == '-';
+    const char *at = digits + negative;
+    long number = 0;
+    if (!*at)
         return -1;
-    int saved = errno;
-    errno = 0;
-    long number = strtol(digits, &end, 10);
-    bool good = errno == 0 && end != digits && *end == '\0' && number >= least && number <= most;
-    errno = saved;
-    if (!good)
+    for (; *at; at++) {
+        if (!(*at >= '0' && *at <= '9') || number > (LONG_MAX - 9) / 10)
+            return -1;
+        number = number * 10 + (*at - '0');
+    }
+    if (negative)
+        number = -number;
+    if (number < least || number > most)
         return -1;
     *ret_number = number;
     return 0;
@@ -272,7 +276,7 @@ static void log_line(const journal *log, int level, int errnum, const char *form
     }
     out.json = json;
     put_format(&out, format, arguments);
-    if (errnum) {
+    if (errnum && !log->errnos) {
         put(&out, ": ");
         put(&out, strerror(errnum));
     }

@@ -311,6 +311,14 @@ def _compile(folder: Path, compiler: str, assembler: str = "assembler", optimiza
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("source", sorted(name for name in C_SOURCES if name.endswith(".c")))
+def test_c_compiles_without_a_warning(tmp_path: Path, source: str, compiler: str) -> None:
+    """Each file by itself, with conversions that change a value shown too."""
+    options = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-D_GNU_SOURCE"]
+    succeed([tool(compiler), *options, "-I", REPOSITORY / "nsapi", "-c", REPOSITORY / source, "-o", tmp_path / "made.o"])
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
 def test_core_has_no_writable_statics(tmp_path: Path, compiler: str) -> None:
     """Threads share it without a lock, and a vfork child runs it in its parent's memory."""
     lines = succeed([tool("size"), "--format=sysv", "--radix=10", _compile(tmp_path, compiler)]).splitlines()
