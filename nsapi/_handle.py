@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from _thread import allocate_lock
-from errno import EBADF, EINVAL, EPERM
+from errno import EBADF, EEXIST, EINVAL, EPERM
 
 from nsapi import _native, _switch
 from nsapi._errors import NamespaceError, refused
@@ -303,7 +303,16 @@ def own(type: NamespaceType, *, of_children: bool) -> NamespaceHandle:
 
 def children_are_elsewhere() -> bool:
     """Tell whether what this thread starts is born in another pid namespace than its own; also where that cannot be told."""
-    handles: list[NamespaceHandle] = []
+    me = _native.thread_pidfd()
+    if me >= 0:
+        fd = _native.open_other(me, "PID_FOR_CHILDREN", me, "PID")
+        os.close(me)
+        if fd >= 0:
+            os.close(fd)
+            return True
+        if fd == -EEXIST:
+            return False
+    handles: list[NamespaceHandle] = []  # an older kernel, or nothing can be opened
     try:
         for of_children in (True, False):
             handles.append(own(NamespaceType.PID, of_children=of_children))

@@ -29,6 +29,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -779,6 +780,23 @@ int nsapi_pidfd_open(int pid, unsigned int flags)
 {
     int fd = (int)SYS(pidfd_open, pid, flags);
     return fd < 0 ? -errno : fd;
+}
+
+/* Opens the namespace that *request* (PIDFD_GET_*) gives of *pidfd*; -EEXIST if *other* has the same one. */
+int nsapi_open_other(int pidfd, unsigned long request, int other, unsigned long other_request)
+{
+    struct stat found, known;
+    cleanup_close int theirs = (int)SYS(ioctl, pidfd, request, 0L);
+    if (theirs < 0)
+        return -errno;
+    cleanup_close int ours = (int)SYS(ioctl, other, other_request, 0L);
+    if (ours < 0 || fstat(theirs, &found) < 0 || fstat(ours, &known) < 0)
+        return -errno;
+    if (found.st_dev == known.st_dev && found.st_ino == known.st_ino)
+        return -EEXIST;
+    int result = theirs;
+    theirs = -1;
+    return result;
 }
 
 int nsapi_dumpable(void)

@@ -101,6 +101,7 @@ void nsapi_stack_free(char *stack);
 /* Single system calls that Python needs as they are: the result, or -errno. */
 int nsapi_ioctl(int fd, unsigned long request, void *argument);
 int nsapi_pidfd_open(int pid, unsigned int flags);
+int nsapi_open_other(int pidfd, unsigned long request, int other, unsigned long other_request);
 long nsapi_fs_magic(int fd);
 int nsapi_dumpable(void);
 int nsapi_single_threaded(void);

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
-from errno import EINVAL, ENOENT, EXDEV
+from errno import EEXIST, EINVAL, ENOENT, EXDEV
 from typing import Any, NamedTuple
 
 from nsapi import _native, _plan, _switch
@@ -44,7 +44,8 @@ class Lent:
         self._handles: list[NamespaceHandle] = []
         self._targets: list[Target] = []
         self._process: Target | None = None
-        self._of_process: dict[NamespaceType, NamespaceHandle] = {}
+        self._me = -1  # a pidfd of this thread; -errno where the kernel has none
+        self._of_process: dict[NamespaceType, int] = {}
 
     def __enter__(self) -> Lent:
         return self
@@ -81,7 +82,7 @@ class Lent:
             if target.is_process:
                 self._process = target
                 types = tuple(each.type for each in of_target) or self._differing(config)
-                if of_target and NamespaceType.USER in types and self._is_own_user(self._open(NamespaceType.USER)):
+                if of_target and NamespaceType.USER in types and not self._differs(NamespaceType.USER):
                     types = tuple(each for each in types if each is not NamespaceType.USER)
                 if types:
                     moves.append(Move(types, self.above_stdio(target.fd), target.words))
@@ -114,7 +115,7 @@ class Lent:
             if len(move.types) > 1:
                 together = Together(move.fd, flags_of(move.types))
             for type in move.types:
-                joins.append(Join(type, self.above_stdio(self._open(type).fileno()), move.words))
+                joins.append(Join(type, self._open(type), move.words))
         return joins, together
 
     def of_children(self, config: Config, moves: list[Move]) -> tuple[int, int]:
@@ -144,27 +145,42 @@ class Lent:
         self._handles.append(handle)
         return Move((handle.type,), self.above_stdio(handle.fileno()), target.words)
 
-    def _open(self, type: NamespaceType) -> NamespaceHandle:
+    def _open(self, type: NamespaceType) -> int:
         """Open the process's own, once."""
+        if type not in self._of_process:
+            self._keep(type)
+        return self._of_process[type]
+
+    def _keep(self, type: NamespaceType) -> NamespaceHandle:
         assert self._process is not None
-        handle = self._of_process.get(type)
-        if handle is None:
-            handle = self._of_process[type] = self._process.open(type)
-            self._handles.append(handle)
+        handle = self._process.open(type)
+        self._handles.append(handle)
+        self._of_process[type] = self.above_stdio(handle.fileno())
         return handle
 
     def _differing(self, config: Config) -> tuple[NamespaceType, ...]:
         """Take what differs from the caller's: joining one's own user namespace is an error, the rest a waste."""
-        types = []
-        for each in NamespaceType:
-            if config.namespaces.contains(each) or not is_namespace_supported(each):
-                continue
-            there = self._open(each)
-            here = current(each)
-            self._handles.append(here)
-            if there != here:
-                types.append(each)
-        return tuple(types)
+        supported = [each for each in NamespaceType if is_namespace_supported(each)]
+        return tuple(each for each in supported if not config.namespaces.contains(each) and self._differs(each))
+
+    def _differs(self, type: NamespaceType) -> bool:
+        """Tell whether the process's is another than the caller's; if so, it is open now."""
+        assert self._process is not None
+        if self._me == -1:
+            self._me = _native.thread_pidfd()
+            if self._me >= 0:
+                self._fds.append(self._me)
+        if self._me >= 0:
+            name = type.proc_name.upper()
+            fd = _native.open_other(self._process.fd, name, self._me, name)
+            if fd >= 0:
+                self._of_process[type] = self._own(fd)
+            if fd >= 0 or fd == -EEXIST:
+                return fd >= 0
+        # An older kernel, or an error, for which there are words.
+        there, here = self._keep(type), current(type)
+        self._handles.append(here)
+        return there != here
 
     def descriptors(self, config: Config, *, launched: bool) -> tuple[int, int, int]:
         """Open what the steps write to or look at, in the caller's namespaces: PROC, CGROUP and PARENT of the plan."""
