@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.harness import measure, record
 from benchmarks.rows import rows
+from benchmarks.sizes import sizes
 
 LINE = "{:28} {:>10}  {:>10}  {:>10}  {}"
 
@@ -77,7 +78,7 @@ def main() -> int:
             parser.error(f"--only: {', '.join(unknown)}: the rows are {', '.join(each.name for each in table)}")
         if os.geteuid() != 0:
             parser.error("needs root: it enters namespaces")
-        for command in ("cc", "unshare"):
+        for command in ("cc", "unshare", "nsenter", "newuidmap"):
             if shutil.which(command) is None:
                 parser.error(f"needs the command {command}")
         source = Path(__file__).with_name("floors.c")
@@ -90,9 +91,14 @@ def main() -> int:
                 result["rows"].append(record(row, measure(row)))
                 _print(result["rows"][-1])
                 sys.stdout.flush()
+        result["sizes"] = [] if options.only else sizes()
+        for each in result["sizes"]:
+            verdict = "PASS" if each["pass"] else "MISS"
+            print(f"\n{each['name']}: {each['kib']} KiB <= {each['limit']} KiB  {verdict}")
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     missed = [each for row in result["rows"] for each in row["aims"] if not each["pass"]]
+    missed += [each for each in result["sizes"] if not each["pass"]]
     return 1 if options.check and missed else 0
 
 

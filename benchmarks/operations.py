@@ -48,6 +48,32 @@ def spawn_unshare() -> Perform:
     return lambda: subprocess.run([*UNSHARE, *TRUE], check=True)
 
 
+def launch_range() -> Perform:
+    """Map a range of ids, which takes the launcher."""
+    ids = [nsapi.IDMap(0, 100000, 65536)]
+    config = nsapi.Config.new("user", uid_mappings=ids, gid_mappings=ids)
+    return lambda: nsapi.run(TRUE, config=config, check=True)
+
+
+def launch_unshare() -> Perform:
+    """Do the same by unshare(1), which has newuidmap do it."""
+    help = subprocess.run(["unshare", "--help"], capture_output=True, text=True, check=True).stdout
+    ids = "0:100000:65536" if "<inner>:<outer>" in help else "100000,0,65536"  # the order before util-linux 2.39
+    return lambda: subprocess.run(["unshare", f"--map-users={ids}", f"--map-groups={ids}", *TRUE], check=True)
+
+
+def launch_join() -> Perform:
+    """Join all namespaces of a process in which ours differ."""
+    cat = nsapi.Popen(["cat"], config=nsapi.Config.new(*SIX), stdin=subprocess.PIPE)
+    return lambda: nsapi.run(TRUE, target=cat, check=True)
+
+
+def launch_nsenter() -> Perform:
+    """Do the same by nsenter(1)."""
+    cat = nsapi.Popen(["cat"], config=nsapi.Config.new(*SIX), stdin=subprocess.PIPE)
+    return lambda: subprocess.run(["nsenter", "--all", f"--target={cat.pid}", *TRUE], check=True)
+
+
 libc_unshare = ctypes.CDLL(None).unshare
 
 

@@ -14,6 +14,9 @@ from benchmarks.harness import Aim, Contestant, Row
 #: flooded.
 AT_ONCE, SETTLE = 5, 0.05
 
+#: Who gets no map from unshare(1) without a line in these, not even root. Bound over the host's, for one worker alone.
+SUBIDS = 'mount --bind "$0" /etc/subuid && mount --bind "$0" /etc/subgid && exec "$@"'
+
 
 def rows(floors: Path, *, quick: bool = False) -> list[Row]:
     """Make the rows; *floors* is where floors.c is compiled to, *quick* is for trying the harness out."""
@@ -22,6 +25,9 @@ def rows(floors: Path, *, quick: bool = False) -> list[Row]:
     big = (*python, *touch, "--threads", "16")
     big_one_thread = (*python, *touch)
     c = (str(floors),)
+    granted = floors.with_name("subids")
+    granted.write_text("root:100000:65536\n")
+    with_subids = ("unshare", "--mount", "sh", "-c", SUBIDS, str(granted), *python)
 
     def rounds(number: int) -> int:
         return 3 if quick else number
@@ -57,6 +63,33 @@ def rows(floors: Path, *, quick: bool = False) -> list[Row]:
             (Aim("itself in a small parent", 1.15),),
             rounds=rounds(80),
             settle=SETTLE,
+        ),
+        Row(
+            "launch-range",
+            "run /bin/true in a new user namespace with a range of ids",
+            Contestant("nsapi.run", with_subids, "launch_range", AT_ONCE),
+            Contestant("unshare --map-users", with_subids, "launch_unshare", AT_ONCE),
+            (),
+            (Aim("unshare --map-users", 0.7),),
+            rounds=rounds(120),
+        ),
+        Row(
+            "launch-join",
+            "run /bin/true in all namespaces of a process",
+            Contestant("nsapi.run", python, "launch_join", AT_ONCE),
+            Contestant("nsenter -a", python, "launch_nsenter", AT_ONCE),
+            (),
+            (Aim("nsenter -a", 0.7),),
+            rounds=rounds(120),
+        ),
+        Row(
+            "launch-2GiB-16threads",
+            "launch-range from a parent with 2 GiB touched and 16 threads",
+            Contestant("nsapi.run", big, "launch_range", AT_ONCE),
+            Contestant("itself in a small parent", python, "launch_range", AT_ONCE),
+            (),
+            (Aim("itself in a small parent", 1.15),),
+            rounds=rounds(80),
         ),
         Row(
             "enter",

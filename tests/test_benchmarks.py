@@ -10,15 +10,18 @@ from pathlib import Path
 
 from conftest import REPOSITORY, lacking, tool
 
-ROWS = ["spawn", "spawn-2GiB-16threads", "enter", "import"]
+ROWS = [
+    *("spawn", "spawn-2GiB-16threads", "launch-range", "launch-join", "launch-2GiB-16threads"),
+    *("enter", "import"),
+]
 
 
 def test_quick_run_measures_every_row(tmp_path: Path) -> None:
     """`python -m benchmarks --quick --json FILE`, from the root of the repository."""
     if os.geteuid() != 0:
         lacking("root")
-    tool("cc")
-    tool("unshare")
+    for name in ("cc", "unshare", "nsenter", "newuidmap"):
+        tool(name)
     file = tmp_path / "results.json"
     command = [sys.executable, "-m", "benchmarks", "--quick", "--json", str(file)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
@@ -35,6 +38,8 @@ def test_quick_run_measures_every_row(tmp_path: Path) -> None:
         assert row["aims"]
         assert {each["against"] for each in row["aims"]} <= {each["name"] for each in others}
         assert all(isinstance(each["pass"], bool) for each in row["aims"])
+    assert [each["name"] for each in results["sizes"]] == ["launcher, on disk", "launcher, resident"]
+    assert all(each["pass"] for each in results["sizes"])  # sizes are the same on every machine
 
 
 def test_unknown_row_is_refused_with_the_rows_there_are(tmp_path: Path) -> None:
@@ -57,7 +62,7 @@ def test_check_ends_with_1_where_an_aim_is_missed(tmp_path: Path) -> None:
         def impossible(floors, *, quick=False):
             (row,) = [each for each in rows.rows(floors, quick=True) if each.name == "import"]
             return [rows.Row(row.name, row.job, row.ours, row.floor, (), (rows.Aim(row.floor.name, 1e-9),), rounds=3)]
-        program.rows = impossible
+        program.rows, program.sizes = impossible, lambda: []
         sys.exit(program.main())
     """
     for argv, status in (((), 0), (("--check",), 1)):
