@@ -68,10 +68,8 @@ def users_examples(user: Runner, readable_tmp: Path) -> Examples:
 def test_every_example_is_tested_here() -> None:
     boot = ["boot_asyncio.py", "boot_multiprocessing.py", "boot_subprocess.py"]
     init = ["init_child.py", "init_parent.py"]
-    assert (
-        sorted([*boot, *init, "enter_net.py", "errors.py", "join_process.py", "quickstart.py", "run_isolated.py"])
-        == EXAMPLES
-    )
+    others = ["enter_net.py", "errors.py", "join_process.py", "quickstart.py", "run_isolated.py", "with_init.py"]
+    assert sorted([*boot, *init, *others]) == EXAMPLES
 
 
 def test_quickstart_shows_inside_against_outside(examples: Examples) -> None:
@@ -161,6 +159,10 @@ def test_errors_shows_each_kind(examples: Examples) -> None:
     assert "\n  Unsupported, NamespaceError, OSError\n  [Errno 38] Function not implemented: check — " in text
     assert "exec /no/such/program (step 8 of 8)" in text
     assert text.endswith("pickled   True")
+
+
+def test_with_init_is_joined_and_terminated(examples: Examples) -> None:
+    assert examples.lines("with_init.py") == ["box nsapi-init sh", "ended by SIGTERM"]
 
 
 def test_boot_subprocess_ends_as_its_program(examples: Examples) -> None:
