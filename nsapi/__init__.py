@@ -6,7 +6,8 @@ The modules, from the words to the kernel:
 ============== =============================================================================
 ``_types``     NamespaceType: the table of the eight types
 ``_fields``    what one field of a Config may hold
-``_config``    Namespace, Namespaces, IDMap, Config: values and their rules
+``_maps``      IDMap, IDMaps: which id inside is which outside
+``_config``    Namespace, Namespaces, Config: values and their rules
 ``_plan``      Config to an ordered list of steps, and why in that order; pure
 ``_native``    the list to the C core (``_native.c``), which performs it
 ``_switch``    the calling thread to other namespaces and back
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from nsapi._boot_env import start_initialization as start_initialization
     from nsapi._bootstrap import bootstrap_data as bootstrap_data
     from nsapi._config import Config as Config
-    from nsapi._config import IDMap as IDMap
     from nsapi._config import Namespace as Namespace
     from nsapi._config import Namespaces as Namespaces
     from nsapi._enter import enter as enter
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from nsapi._errors import Unsupported as Unsupported
     from nsapi._handle import NamespaceHandle as NamespaceHandle
     from nsapi._handle import current as current
+    from nsapi._maps import IDMap as IDMap
+    from nsapi._maps import IDMaps as IDMaps
     from nsapi._process import Popen as Popen
     from nsapi._process import run as run
     from nsapi._target import open as open
@@ -53,7 +55,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "_types": ("NamespaceType", "namespace_types", "ns_name", "is_namespace_supported"),
     "_errors": ("NamespaceError", "NamespaceRestoreError", "Unsupported"),
-    "_config": ("Namespace", "Namespaces", "IDMap", "Config"),
+    "_maps": ("IDMap", "IDMaps"),
+    "_config": ("Namespace", "Namespaces", "Config"),
     "_handle": ("NamespaceHandle", "current"),
     "_target": ("open",),
     "_enter": ("enter", "setns", "unshare"),
@@ -68,6 +71,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Config",
     "IDMap",
+    "IDMaps",
     "Namespace",
     "NamespaceError",
     "NamespaceHandle",

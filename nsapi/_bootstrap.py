@@ -8,15 +8,16 @@ import struct
 from errno import EINVAL
 
 from nsapi import _native, _plan
-from nsapi._config import map_text
 from nsapi._errors import refused, unsupported
+from nsapi._maps import map_text
 from nsapi._types import NamespaceType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from nsapi._config import Config, IDMap
+    from nsapi._config import Config
+    from nsapi._maps import IDMap
 
     _Attribute = tuple[int, int | bytes]
 

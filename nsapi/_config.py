@@ -1,27 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Namespace, Namespaces, IDMap, Config: values that say what a process shall get. Nothing acts here."""
+"""Namespace, Namespaces, Config: values that say what a process shall get. Nothing acts here."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from operator import attrgetter
 from typing import Any
 
 from attrs import define, field, fields, frozen, setters, validators
 
-from nsapi import _fields
+from nsapi import _fields, _maps
 from nsapi._fields import NO_ID
+from nsapi._maps import IDMap, id_maps_of
 from nsapi._types import NamespaceType, flags_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-
-#: user_namespaces(7): lines in a map, and bytes in one write.
-MAX_EXTENTS, MAX_MAP_BYTES = 340, 4095
 
 # ---- namespaces ----
 
@@ -185,88 +182,12 @@ def joined_namespace(type: NamespaceType, target: Any) -> Namespace:
     raise TypeError(f"{name}: {target!r} is no path, name, pid, process or handle")
 
 
-# ---- id maps ----
-
-
-@frozen
-class IDMap:
-    """One run of ids: *size* ids from *container_id* on inside are those from *host_id* on outside; user_namespaces(7).
-
-    All are 32-bit, and 4294967295 is no id; size is at least 1. Else ValueError, or TypeError for what is no int.
-    """
-
-    container_id: int = field(validator=_fields.integer(0, NO_ID - 1))
-    host_id: int = field(validator=_fields.integer(0, NO_ID - 1))
-    size: int = field(validator=_fields.integer(1, NO_ID))
-
-    def __attrs_post_init__(self) -> None:
-        for name in ("container_id", "host_id"):
-            if getattr(self, name) + self.size > NO_ID:
-                raise ValueError(f"size: {self.size} ids from {name} {getattr(self, name)} go past {NO_ID - 1}")
-
-    def to_host(self, id: int) -> int | None:
-        """Translate an id inside to the one outside; None if it is not in this run."""
-        offset = id - self.container_id
-        return self.host_id + offset if 0 <= offset < self.size else None
-
-    def to_container(self, id: int) -> int | None:
-        """Translate an id outside to the one inside; None if it is not in this run."""
-        offset = id - self.host_id
-        return self.container_id + offset if 0 <= offset < self.size else None
-
-    @classmethod
-    def parse(cls, text: str) -> list[IDMap]:
-        """Read ``"0:1000:1,1:100000:65536"``, or the lines of ``/proc/PID/uid_map``.
-
-        Raises ValueError for what is not three whole numbers an entry, TypeError for what is no str.
-        """
-        if not isinstance(text, str):
-            raise TypeError(f"id map: {text!r} is no str")
-        entries = [entry for line in text.splitlines() for entry in line.split(",") if entry.strip()]
-        maps = []
-        for entry in entries:
-            numbers = [each.strip() for each in entry.split(":")] if ":" in entry else entry.split()
-            if len(numbers) != 3 or not all(number.isascii() and number.isdigit() for number in numbers):
-                raise ValueError(f"id map: {entry.strip()!r} is not CONTAINER:HOST:SIZE, three whole numbers")
-            maps.append(cls(*map(int, numbers)))
-        return maps
-
-    @staticmethod
-    def format(maps: Iterable[IDMap]) -> str:
-        """Write *maps* as :meth:`parse` reads them: ``"0:1000:1,1:100000:65536"``."""
-        return ",".join(f"{each.container_id}:{each.host_id}:{each.size}" for each in maps)
-
-
-def map_text(maps: Iterable[IDMap]) -> bytes:
-    """Write *maps* as the kernel reads them in one write(2)."""
-    return "".join(f"{each.container_id} {each.host_id} {each.size}\n" for each in maps).encode()
-
-
-def _id_maps(name: str, value: Any) -> list[IDMap] | None:
-    if value is None:
-        return None
-    try:
-        if isinstance(value, str):
-            return IDMap.parse(value)
-        if isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable):
-            raise TypeError(f"{value!r} is no list of IDMap, nor text as '0:1000:1'")
-        return [each if isinstance(each, IDMap) else _id_map(each) for each in value]
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: {error}") from None  # IDMap cannot know of which field it is
-
-
-def _id_map(value: Any) -> IDMap:
-    if not isinstance(value, (tuple, list)) or len(value) != 3:
-        raise TypeError(f"{value!r} is no IDMap")
-    return IDMap(*value)
-
-
 def _uid_maps(value: Any) -> list[IDMap] | None:
-    return _id_maps("uid_mappings", value)
+    return id_maps_of("uid_mappings", value)
 
 
 def _gid_maps(value: Any) -> list[IDMap] | None:
-    return _id_maps("gid_mappings", value)
+    return id_maps_of("gid_mappings", value)
 
 
 def _namespaces(value: Any) -> Namespaces:
@@ -463,7 +384,7 @@ class Config:
         if (self.uid_mappings is None) != (self.gid_mappings is None):
             yield "uid_mappings, gid_mappings: one given needs the other; [] maps nobody"
         for name, maps in lists.items():
-            yield from _list_problems(name, maps or [])
+            yield from _maps.problems(name, maps or [])
 
     def _capability_problems(self) -> Iterator[str]:
         if self.capabilities is None:
@@ -494,15 +415,3 @@ def _refill(container: Any, checked: Any) -> None:
 
 
 _CONTAINERS = tuple("uid_mappings gid_mappings time_offsets mounts sysctl groups capabilities rlimits extra".split())
-
-
-def _list_problems(name: str, maps: Sequence[IDMap]) -> Iterator[str]:
-    if len(maps) > MAX_EXTENTS:
-        yield f"{name}: {len(maps)} entries, and the kernel takes {MAX_EXTENTS}"
-    if len(map_text(maps)) > MAX_MAP_BYTES:
-        yield f"{name}: {len(map_text(maps))} bytes of text, and the kernel takes {MAX_MAP_BYTES}"
-    for side in ("container_id", "host_id"):
-        ordered = sorted(maps, key=lambda each: getattr(each, side))
-        for low, high in pairwise(ordered):
-            if getattr(low, side) + low.size > getattr(high, side):
-                yield f"{name}: {low} and {high} overlap in {side}"

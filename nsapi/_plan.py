@@ -14,9 +14,10 @@ from errno import ENOENT, EPERM
 from typing import NamedTuple
 
 from nsapi import _native
-from nsapi._config import Config, IDMap, map_text
+from nsapi._config import Config
 from nsapi._errors import refused, unsupported
 from nsapi._fields import CAPABILITIES, CAPABILITY_SETS
+from nsapi._maps import IDMap, map_text
 from nsapi._native import Step
 from nsapi._types import NamespaceType, flags_of, names_of
 

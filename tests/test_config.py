@@ -853,7 +853,7 @@ def test_validate_agrees_with_the_kernel_about_maps(root: Runner) -> None:
     def body() -> list[object]:
         import random
 
-        from nsapi._config import map_text
+        from nsapi._maps import map_text
 
         dice, edge = random.Random(7), 2**32 - 1
         lists: list[list[tuple[int, int, int]]] = [[(0, 0, edge)], [(0, 0, edge), (edge - 1, 5, 1)], [(edge - 1, 0, 1)]]
