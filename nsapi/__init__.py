@@ -8,6 +8,8 @@ The modules, from the words to the kernel:
 ``_fields``    what one field of a Config may hold
 ``_maps``      IDMap, IDMaps: which id inside is which outside
 ``_config``    Namespace, Namespaces, Config: values and their rules
+``_mapping``   who writes the maps of a new user namespace; pure
+``_idmap``     what that depends on: subids, helpers, capabilities; id_maps
 ``_plan``      Config to an ordered list of steps, and why in that order; pure
 ``_native``    the list to the C core (``_native.c``), which performs it
 ``_switch``    the calling thread to other namespaces and back
@@ -15,6 +17,7 @@ The modules, from the words to the kernel:
 ``_target``    what a verb may be pointed at, and how that is pinned; open
 ``_enter``     enter, setns, unshare
 ``_arguments`` subprocess's arguments, made into what the kernel takes
+``_pin``       create: a namespace without a process
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
 ``_process``   Popen, run
 ``_world``     what a plan needs to know of the caller, and the fds lent to one spawn
@@ -42,8 +45,10 @@ if TYPE_CHECKING:
     from nsapi._errors import Unsupported as Unsupported
     from nsapi._handle import NamespaceHandle as NamespaceHandle
     from nsapi._handle import current as current
+    from nsapi._idmap import id_maps as id_maps
     from nsapi._maps import IDMap as IDMap
     from nsapi._maps import IDMaps as IDMaps
+    from nsapi._pin import create as create
     from nsapi._process import Popen as Popen
     from nsapi._process import run as run
     from nsapi._target import open as open
@@ -57,11 +62,13 @@ _HOMES = {
     "_errors": ("NamespaceError", "NamespaceRestoreError", "Unsupported"),
     "_maps": ("IDMap", "IDMaps"),
     "_config": ("Namespace", "Namespaces", "Config"),
+    "_idmap": ("id_maps",),
     "_handle": ("NamespaceHandle", "current"),
     "_target": ("open",),
     "_enter": ("enter", "setns", "unshare"),
     "_boot_env": ("boot_env", "start_initialization"),
     "_process": ("Popen", "run"),
+    "_pin": ("create",),
     "_bootstrap": ("bootstrap_data",),
     "_launcher": (),
 }
@@ -82,8 +89,10 @@ __all__ = [
     "Unsupported",
     "boot_env",
     "bootstrap_data",
+    "create",
     "current",
     "enter",
+    "id_maps",
     "is_namespace_supported",
     "namespace_types",
     "ns_name",

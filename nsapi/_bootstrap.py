@@ -7,7 +7,7 @@ import os
 import struct
 from errno import EINVAL
 
-from nsapi import _native, _plan
+from nsapi import _idmap, _mapping, _native, _plan
 from nsapi._errors import refused, unsupported
 from nsapi._maps import map_text
 from nsapi._types import NamespaceType
@@ -85,15 +85,16 @@ def _of_runc(config: Config, paths: dict[NamespaceType, str], rootless: bool) ->
     if paths:
         yield _NS_PATHS, b",".join(_path(each, paths[each]) for each in NamespaceType if each in paths)
     if config.namespaces.is_private(NamespaceType.USER):
-        facts = _plan.Facts(euid=os.geteuid(), egid=os.getegid())
-        uid_maps, gid_maps = _plan.effective_maps(config, facts)
+        looked_up = None if config.maps is None else _idmap.id_maps(config.maps)
+        facts = _plan.Facts(euid=os.geteuid(), egid=os.getegid(), maps=looked_up)
+        uid_maps, gid_maps = _mapping.effective_maps(config, facts)
         if uid_maps:
-            if rootless and (helper := find_helper("newuidmap")):
+            if rootless and (helper := _idmap.find_helper("newuidmap")):
                 yield _UIDMAP_PATH, os.fsencode(helper)
             yield _UIDMAP, map_text(uid_maps)
         if gid_maps:
             yield _GIDMAP, map_text(gid_maps)
-            if rootless and (helper := find_helper("newgidmap")):
+            if rootless and (helper := _idmap.find_helper("newgidmap")):
                 yield _GIDMAP_PATH, os.fsencode(helper)
             # A map that root or a helper has to write leaves setgroups as it is; the own id alone needs it denied.
             if not _is_own_root(gid_maps, facts.egid):
@@ -128,7 +129,7 @@ def refuse_what_is_not_said(config: Config) -> None:
             raise unsupported(f"{name} is not part of the bootstrap: do it in the program, by start_initialization")
 
 
-def for_launcher(config: Config, facts: _plan.Facts, mapping: _plan.Mapping) -> bytes:
+def for_launcher(config: Config, facts: _plan.Facts, mapping: _mapping.Mapping) -> bytes:
     """Make the message for our own launcher, who gets what it joins as open files."""
     attributes: list[_Attribute] = [(_CLONE_FLAGS, config.namespaces.clone_flags())]
     if mapping.uid_maps:
@@ -146,11 +147,3 @@ def for_launcher(config: Config, facts: _plan.Facts, mapping: _plan.Mapping) -> 
     # Rootless: stage 1 has to be seen while it is mapped. SETGROUP: whether to deny is not guessed from the rest.
     attributes += [(_SETGROUP, 1), (_ROOTLESS_EUID, int(facts.euid != 0))]
     return _pack(attributes)
-
-
-def find_helper(name: str) -> str | None:
-    """Find newuidmap or newgidmap: an absolute path, since a setuid program is started by it."""
-    import shutil
-
-    path = shutil.which(name)
-    return path if path is not None and os.path.isabs(path) else None

@@ -12,7 +12,7 @@ from attrs import define, field, fields, frozen, setters, validators
 
 from nsapi import _fields, _maps
 from nsapi._fields import NO_ID
-from nsapi._maps import IDMap, id_maps_of
+from nsapi._maps import IDMap, IDMaps, id_maps_of
 from nsapi._types import NamespaceType, flags_of
 
 TYPE_CHECKING = False
@@ -223,6 +223,8 @@ class Config:
     ``uid_mappings``, ``gid_mappings``
         lists of :class:`IDMap` (or ``"0:1000:1"``) for a created user namespace; both None: the caller is root inside, as
         ``unshare -r``; both ``[]``: nobody is mapped
+    ``maps``
+        instead of these two lists a word, such as ``"auto"``, which :func:`nsapi.id_maps` looks up when a verb runs
     ``setgroups``
         None: denied for a gid map of a single id, allowed for ranges; ``"deny"`` or ``"allow"`` insist
     ``hostname``, ``domainname``
@@ -263,6 +265,7 @@ class Config:
     namespaces: Namespaces = field(factory=Namespaces, converter=_namespaces)
     uid_mappings: list[IDMap] | None = field(default=None, converter=_uid_maps, kw_only=True)
     gid_mappings: list[IDMap] | None = field(default=None, converter=_gid_maps, kw_only=True)
+    maps: str | None = field(default=None, validator=_fields.one_of(None, *_maps.MAP_KINDS), kw_only=True)
     setgroups: str | None = field(default=None, validator=_fields.one_of(None, "deny", "allow"), kw_only=True)
     hostname: str | None = _fields.optional(_fields.name)
     domainname: str | None = _fields.optional(_fields.name)
@@ -294,6 +297,11 @@ class Config:
         nothing is opened until a verb runs. Created and joined both is a ValueError, an unknown keyword a TypeError.
         """
         namespaces = Namespaces(fields.pop("namespaces", ()))
+        if isinstance(fields.get("maps"), IDMaps):
+            maps = fields.pop("maps")
+            for name in ("uid", "gid"):
+                if fields.setdefault(f"{name}_mappings", getattr(maps, name)) is not getattr(maps, name):
+                    raise ValueError(f"maps, {name}_mappings: one or the other")
         for each in types:
             if namespaces.contains(each):
                 raise ValueError(f"namespaces: {NamespaceType.parse(each).proc_name} is given twice")
@@ -377,10 +385,12 @@ class Config:
         lists = {"uid_mappings": self.uid_mappings, "gid_mappings": self.gid_mappings}
         if not self.namespaces.is_private("user"):
             where = "is joined and has its maps" if self.namespaces.contains("user") else "is not among the namespaces"
-            for name, maps in (*lists.items(), ("setgroups", self.setgroups)):
+            for name, maps in (*lists.items(), ("setgroups", self.setgroups), ("maps", self.maps)):
                 if maps is not None:
                     yield f"{name}: a user namespace {where}"
             return
+        if self.maps is not None and (self.uid_mappings, self.gid_mappings) != (None, None):
+            yield f"maps: {self.maps!r}, and uid_mappings, gid_mappings: one or the other"
         if (self.uid_mappings is None) != (self.gid_mappings is None):
             yield "uid_mappings, gid_mappings: one given needs the other; [] maps nobody"
         for name, maps in lists.items():

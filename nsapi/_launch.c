@@ -362,8 +362,19 @@ static int reaper(int channel, void *argument)
 
 /* ---- all of it ---- */
 
+/* Without any argument it holds the namespaces that it is in, until its standard input ends: see create in _pin.py. */
+static int hold(void)
+{
+    char byte;
+    while (read(STDIN_FILENO, &byte, 1) > 0 || errno == EINTR)
+        errno = 0;
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 1)
+        return hold();
     launch self = { .log = number_of(getenv("_LIBCONTAINER_LOGPIPE")) };
     if (argc != 2 || !load(&self, number_of(argv[1])))
         return 125;

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nsapi._config import Config
+    from nsapi._mapping import Mapping
     from nsapi._native import Step
     from nsapi._world import Join, Together
 
@@ -121,7 +122,7 @@ class Mission(NamedTuple):
     strings: bytes
 
 
-def mission(plan: _plan.Plan, config: Config, mapping: _plan.Mapping, message: bytes, *, joins: bool) -> Mission:
+def mission(plan: _plan.Plan, config: Config, mapping: Mapping, message: bytes, *, joins: bool) -> Mission:
     """Write down all of the cargo that does not change."""
     steps = plan.between + plan.inside
     at = _HEADER.size + len(steps) * _STEP.size

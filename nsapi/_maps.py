@@ -14,6 +14,8 @@ from nsapi._fields import NO_ID
 
 #: user_namespaces(7): lines in a map, and bytes in one write.
 MAX_EXTENTS, MAX_MAP_BYTES = 340, 4095
+#: The words for maps that have to be looked up: see id_maps.
+MAP_KINDS = ("root", "current", "subids", "auto", "identity")
 
 
 @frozen

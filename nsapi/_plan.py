@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from errno import ENOENT, EPERM
 from typing import NamedTuple
 
 from nsapi import _native
 from nsapi._config import Config
-from nsapi._errors import refused, unsupported
+from nsapi._errors import unsupported
 from nsapi._fields import CAPABILITIES, CAPABILITY_SETS
-from nsapi._maps import IDMap, map_text
+from nsapi._mapping import Grant, effective_maps, foreign_maps
+from nsapi._mapping import mapping as mapping
+from nsapi._maps import IDMaps, map_text
 from nsapi._native import Step
 from nsapi._types import NamespaceType, flags_of, names_of
 
@@ -46,9 +47,10 @@ class Facts(NamedTuple):
     kernel: tuple[int, int] = TIME_AT_EXEC
     oom_score_adj: int = 0
     exec_gives_capabilities: bool = False
+    maps: IDMaps | None = None  # what the Config's word for them means here and now
     may_map: bool = True  # CAP_SETUID and CAP_SETGID
-    uid_helper: str | None = None  # newuidmap, newgidmap, where they are needed and found
-    gid_helper: str | None = None
+    uids: Grant = Grant()  # what newuidmap, and newgidmap, would write; looked up where they are needed
+    gids: Grant = Grant()
 
 
 class Request(NamedTuple):
@@ -83,72 +85,6 @@ class Plan(NamedTuple):
     def all(self) -> tuple[Step, ...]:
         """All steps in their order, by which a failed one is numbered."""
         return self.steps + self.between + self.inside
-
-
-class Mapping(NamedTuple):
-    """The maps of a created user namespace, and who writes them: a vfork child itself, stage 0, or the helpers for it."""
-
-    writer: str = "child"  # or "stage 0" or "helpers"
-    uid_maps: Sequence[IDMap] = ()
-    gid_maps: Sequence[IDMap] = ()
-    deny_setgroups: bool = False
-    uid_helper: str | None = None
-    gid_helper: str | None = None
-
-
-def effective_maps(config: Config, facts: Facts) -> tuple[Sequence[IDMap], Sequence[IDMap]]:
-    """The maps to be written: as given, or for a created user namespace without any, the caller as root."""
-    if config.uid_mappings is None and config.gid_mappings is None:
-        return [IDMap(0, facts.euid, 1)], [IDMap(0, facts.egid, 1)]
-    return config.uid_mappings or [], config.gid_mappings or []
-
-
-def _is_foreign(maps: Sequence[IDMap], own: int) -> bool:
-    """user_namespaces(7): a process without privilege outside may map its own id, and nothing else."""
-    return len(maps) > 1 or any(each.size != 1 or each.host_id != own for each in maps)
-
-
-def foreign_maps(config: Config, facts: Facts) -> tuple[bool, bool]:
-    """Tell which of the uid and gid maps hold other ids than the caller's own."""
-    if not config.namespaces.is_private("user"):
-        return False, False
-    uid_maps, gid_maps = effective_maps(config, facts)
-    return _is_foreign(uid_maps, facts.euid), _is_foreign(gid_maps, facts.egid)
-
-
-def denies_setgroups(config: Config, gid_maps: Sequence[IDMap]) -> bool:
-    """Say it for a single id, as `unshare -r` whoever writes the map; ranges are made to be changed between."""
-    if config.setgroups is not None:
-        return config.setgroups == "deny"
-    return len(gid_maps) == 1 and gid_maps[0].size == 1
-
-
-def mapping(config: Config, facts: Facts) -> Mapping:
-    """Decide who writes the maps of a created user namespace."""
-    if not config.namespaces.is_private("user"):
-        return Mapping()
-    uid_maps, gid_maps = effective_maps(config, facts)
-    foreign_uids, foreign_gids = foreign_maps(config, facts)
-    made = Mapping("child", uid_maps, gid_maps, denies_setgroups(config, gid_maps))
-    if not foreign_uids and not foreign_gids and config.setgroups != "allow":
-        return made
-    if facts.may_map:
-        return made._replace(writer="stage 0")
-    if config.setgroups == "allow" and gid_maps and not foreign_gids:
-        why = "setgroups: a gid map of one's own id alone, without CAP_SETGID, is accepted only with 'deny'"
-        raise refused(EPERM, why, type=NamespaceType.USER)
-    for name, path, needed in (
-        ("newuidmap", facts.uid_helper, foreign_uids),
-        ("newgidmap", facts.gid_helper, foreign_gids),
-    ):
-        if needed and path is None:
-            why = f"without CAP_SETUID and CAP_SETGID, {name} (package uidmap) has to write this map, and it is not on PATH"
-            raise refused(ENOENT, why, filename=name, type=NamespaceType.USER)
-    return made._replace(
-        writer="helpers",
-        uid_helper=facts.uid_helper if foreign_uids else None,
-        gid_helper=facts.gid_helper if foreign_gids else None,
-    )
 
 
 _Test = Callable[[Config, Request, "Sequence[NamespaceType]", Facts], bool]

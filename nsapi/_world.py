@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 import threading
-from errno import EEXIST, EINVAL, ENOENT, EXDEV
+from errno import EEXIST, EINVAL, ENOENT
 from typing import Any, NamedTuple
 
-from nsapi import _native, _plan, _switch
+from nsapi import _idmap, _mapping, _native, _plan, _switch
 from nsapi._config import Config, Namespace, joined_namespace
 from nsapi._errors import NamespaceError, refused, unsupported
 from nsapi._handle import NamespaceHandle, children_are_elsewhere, current, own
@@ -233,7 +233,7 @@ def facts_of(config: Config) -> _plan.Facts:
     dies = config.parent_death_signal
     main_thread = dies is None or threading.get_native_id() == os.getpid()
     if config.oom_score_adj is not None:
-        oom = int(_own_proc("oom_score_adj"))
+        oom = int(_idmap.own_proc("oom_score_adj"))
     facts = _plan.Facts(
         euid=euid,
         egid=os.getegid(),
@@ -249,46 +249,22 @@ def facts_of(config: Config) -> _plan.Facts:
 
 def _facts_about_maps(config: Config, facts: _plan.Facts) -> _plan.Facts:
     """Who may write them matters only for other ids than the caller's own."""
-    foreign_uids, foreign_gids = _plan.foreign_maps(config, facts)
-    if not (foreign_uids or foreign_gids or config.setgroups == "allow"):
+    if config.maps is not None:
+        facts = facts._replace(maps=_idmap.id_maps(config.maps))
+    foreign_uids, foreign_gids = _mapping.foreign_maps(config, facts)
+    if not (foreign_uids or foreign_gids or config.setgroups == "allow") or _idmap.may_map():
         return facts
-    if _capabilities()[b"CapEff"] >> _SETGID & 3 == 3:
-        return facts
-    from nsapi import _bootstrap
-
-    return facts._replace(
-        may_map=False,
-        uid_helper=_bootstrap.find_helper("newuidmap") if foreign_uids else None,
-        gid_helper=_bootstrap.find_helper("newgidmap") if foreign_gids else None,
-    )
-
-
-_SETGID = 6  # CAP_SETGID; the next is CAP_SETUID
-
-
-def _own_proc(name: str) -> bytes:
-    """Read a file of this thread's in /proc, which may be a stranger's: neither wait at a FIFO, nor believe a plain file."""
-    path = f"/proc/thread-self/{name}"
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise NamespaceError(error.errno or EINVAL, None, path, step=f"read {name}") from None
-    try:
-        if _native.fs_magic(fd) != _native.constant("PROC_SUPER_MAGIC"):
-            raise refused(EXDEV, "something that is not procfs is mounted over /proc", filename=path)
-        return os.read(fd, 16384)
-    finally:
-        os.close(fd)
-
-
-def _capabilities() -> dict[bytes, int]:
-    lines = _own_proc("status").split(b"\n")
-    return {line[:6]: int(line[7:], 16) for line in lines if line.startswith(b"Cap")}
+    facts = facts._replace(may_map=False)
+    if foreign_uids:
+        facts = facts._replace(uids=_idmap.grant("uid"))
+    if foreign_gids:
+        facts = facts._replace(gids=_idmap.grant("gid"))
+    return facts
 
 
 def _exec_gives_capabilities() -> bool:
     """execve(2) of uid 0 makes the permitted capabilities anew, of the bounding and the inheritable ones."""
-    sets = _capabilities()
+    sets = _idmap.capabilities()
     return bool((sets[b"CapBnd"] | sets[b"CapInh"]) & ~sets[b"CapPrm"])
 
 

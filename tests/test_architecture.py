@@ -26,13 +26,15 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LAYERS = """
     __main__ testing
     __init__
-    _enter _process _asyncio _futures _pin _discover _probe oci mounts _boot_env
+    _enter _asyncio _futures _pin _discover _probe oci mounts _boot_env
+    _process
     _world
     _target
     _handle _idmap _bootstrap _launcher
     _arguments
     _switch
     _plan
+    _mapping
     _config
     _maps
     _fields
@@ -194,7 +196,7 @@ PUBLIC = """
 """.split()
 #: What is to come and nobody has asked for yet. A name that has come leaves this list.
 PENDING = """
-    NamespaceInfo Snapshot Report Child id_maps create unpin named visit socket socketpair
+    NamespaceInfo Snapshot Report Child unpin named visit socket socketpair
     clone create_subprocess_exec call ThreadPoolExecutor ProcessPoolExecutor
     discover probe mounts oci testing
 """.split()

@@ -16,8 +16,9 @@ from inside import PYTHON, TYPES, failure, fds
 import nsapi
 from nsapi import Config, NamespaceType, Unsupported
 from nsapi._fields import CAPABILITIES, RLIMITS
+from nsapi._mapping import Grant, Mapping
 from nsapi._native import Program, Step
-from nsapi._plan import NEEDS_LAUNCHER, NOT_PERFORMED, Facts, Mapping, Plan, Request, mapping, plan
+from nsapi._plan import NEEDS_LAUNCHER, NOT_PERFORMED, Facts, Plan, Request, mapping, plan
 from nsapi._switch import Move
 
 # No test is timed, so neither are hypothesis's examples.
@@ -713,6 +714,8 @@ def test_what_is_joined_is_set_up_before_a_user_namespace_is_made() -> None:
 
 
 RANGES = {"uid_mappings": "0:1000:1,1:100000:9", "gid_mappings": "0:1000:1,1:100000:9"}
+GRANTED_U = Grant("/u", True, "ann", ((100000, 9),))
+GRANTED_G = Grant("/g", True, "ann", None)
 
 
 @pytest.mark.parametrize(
@@ -720,10 +723,10 @@ RANGES = {"uid_mappings": "0:1000:1,1:100000:9", "gid_mappings": "0:1000:1,1:100
     [
         ({}, {}, ("child", True, None, None)),
         (RANGES, {}, ("stage 0", False, None, None)),
-        (RANGES, {"may_map": False, "uid_helper": "/u", "gid_helper": "/g"}, ("helpers", False, "/u", "/g")),
+        (RANGES, {"may_map": False, "uids": GRANTED_U, "gids": GRANTED_G}, ("helpers", False, "/u", "/g")),
         (
             {**RANGES, "gid_mappings": "0:1000:1"},
-            {"may_map": False, "uid_helper": "/u"},
+            {"may_map": False, "uids": GRANTED_U},
             ("helpers", True, "/u", None),
         ),
         ({**RANGES, "setgroups": "deny"}, {}, ("stage 0", True, None, None)),
@@ -735,6 +738,57 @@ def test_who_writes_the_maps(fields: dict[str, Any], facts: dict[str, Any], expe
     """The child its own single id, stage 0 what its capabilities allow, else the helpers; setgroups as `unshare -r`."""
     made = mapping(new("user", **fields), USER_FACTS._replace(**facts))
     assert (made.writer, made.deny_setgroups, made.uid_helper, made.gid_helper) == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "ranges", "missing"),
+    [
+        ("1:100000:10", ((100000, 10),), None),
+        ("1:100000:10", ((100000, 5), (100005, 5)), None),  # two lines that touch
+        ("1:100000:10", ((100005, 5), (100000, 5)), None),  # in any order
+        ("1:100000:10", ((99990, 30),), None),
+        ("1:100000:10", ((100000, 9),), 100009),
+        ("1:100000:10", ((100001, 9),), 100000),
+        ("1:100000:10", ((100000, 4), (100005, 5)), 100004),
+        ("1:100000:10", ((100000, 5), (100002, 1), (100005, 4)), 100009),
+        ("0:1000:1", (), None),  # his own, which newuidmap lets everybody map
+        ("0:1000:2", ((1001, 1),), 1000),  # not as part of a range
+        ("0:1001:1", (), 1001),
+    ],
+)
+def test_what_is_granted_is_found_out_before_newuidmap_is(
+    entry: str, ranges: tuple[tuple[int, int], ...], missing: int | None
+) -> None:
+    """By all lines of the user together; the error names the id, the entry, the user, and what he has."""
+    maps = f"{entry},70000:1000:1" if entry != "0:1000:1" else f"{entry},1:1000:1"
+    if entry == "0:1000:2":
+        maps = entry
+    facts = USER_FACTS._replace(euid=1000, may_map=False, uids=Grant("/u", True, "ann", ranges))
+    config = new("user", uid_mappings=maps, gid_mappings=[])
+    if missing is None:
+        assert mapping(config, facts).uid_helper == "/u"
+        return
+    with pytest.raises(PermissionError) as caught:
+        mapping(config, facts)
+    assert caught.value.filename == "/etc/subuid"
+    words = (str(missing), entry, "ann") if ranges else ("no line", "ann", "usermod")
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(
+    ("grant", "error", "words"),
+    [
+        (Grant(), FileNotFoundError, ("newuidmap", "uidmap", "PATH")),
+        (Grant("/bin/newuidmap", False), PermissionError, ("/bin/newuidmap", "setuid root", "file capabilities")),
+        (Grant("/bin/newuidmap", True, "ann", ()), PermissionError, ("ann", "/etc/subuid", "usermod --add-subuids")),
+    ],
+)
+def test_why_nobody_can_write_a_map(grant: Grant, error: type[OSError], words: tuple[str, ...]) -> None:
+    with pytest.raises(error) as caught:
+        mapping(new("user", **RANGES), USER_FACTS._replace(may_map=False, uids=grant, gids=GRANTED_G))
+    assert isinstance(caught.value, nsapi.NamespaceError)
+    assert caught.value.step == "check"
+    assert all(word in str(caught.value) for word in words), caught.value
 
 
 def test_maps_that_nobody_can_write_are_refused() -> None:

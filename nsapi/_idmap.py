@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: MIT
+"""What decisions about id maps need to know of the system: subid files, helpers, capabilities, who somebody is; id_maps."""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import EINVAL, EPERM, ESRCH, EXDEV
+from typing import Any, NamedTuple
+
+from nsapi import _native
+from nsapi._errors import NamespaceError, refused
+from nsapi._mapping import Grant
+from nsapi._maps import MAP_KINDS, MAX_EXTENTS, IDMap, IDMaps
+from nsapi._types import NamespaceType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    _Ranges = tuple[tuple[int, int], ...]
+
+_SETGID = 6  # CAP_SETGID; the next is CAP_SETUID
+
+
+class _Who(NamedTuple):
+    uid: int
+    gid: int
+    name: str  # "" where there is no entry in passwd(5)
+
+
+def own_proc(name: str) -> bytes:
+    """Read a file of this thread's in /proc, which may be a stranger's: neither wait at a FIFO, nor believe a plain file."""
+    return _read_proc(f"thread-self/{name}")
+
+
+def _read_proc(name: str) -> bytes:
+    path = f"/proc/{name}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise NamespaceError(error.errno or EINVAL, None, path, step=f"read {os.path.basename(name)}") from None
+    try:
+        if _native.fs_magic(fd) != _native.constant("PROC_SUPER_MAGIC"):
+            raise refused(EXDEV, "something that is not procfs is mounted over /proc", filename=path)
+        return os.read(fd, 16384)
+    finally:
+        os.close(fd)
+
+
+def capabilities() -> dict[bytes, int]:
+    """Tell the capability sets of this thread, by the names that /proc has for them: ``b"CapEff"``."""
+    lines = own_proc("status").split(b"\n")
+    return {line[:6]: int(line[7:], 16) for line in lines if line.startswith(b"Cap")}
+
+
+def may_map() -> bool:
+    """Tell whether this thread may write any map: it has CAP_SETUID and CAP_SETGID."""
+    return capabilities()[b"CapEff"] >> _SETGID & 3 == 3
+
+
+def find_helper(name: str) -> str | None:
+    """Find newuidmap or newgidmap: an absolute path, since a setuid program is started by it."""
+    import shutil
+
+    path = shutil.which(name)
+    return path if path is not None and os.path.isabs(path) else None
+
+
+def grant(kind: str) -> Grant:
+    """Find out what newuidmap (*kind* ``"uid"``) or newgidmap would write for the caller, and whether it is there."""
+    helper = find_helper(f"new{kind}map")
+    who = _who(os.getuid())  # the helpers go by the real uid
+    return Grant(helper, helper is not None and _is_trusted(helper), who.name or str(who.uid), _subids(kind, who))
+
+
+def _is_trusted(path: str) -> bool:
+    """Tell whether it gets any privilege when it is executed."""
+    try:
+        status = os.stat(path)
+        if status.st_mode & stat.S_ISUID and status.st_uid == 0:
+            return True
+        return bool(os.getxattr(path, "security.capability"))
+    except OSError:
+        return False
+
+
+def _who(user: str | int | None) -> _Who:
+    import pwd
+
+    if user is None:
+        user = os.geteuid()
+    if isinstance(user, bool) or not isinstance(user, (int, str)):
+        raise TypeError(f"user: {user!r} is no name and no uid")
+    try:
+        entry = pwd.getpwnam(user) if isinstance(user, str) else pwd.getpwuid(user)
+    except (KeyError, OverflowError):
+        if user in (os.geteuid(), os.getuid()):
+            return _Who(int(user), os.getegid(), "")
+        raise ValueError(f"user: there is no user {user!r}") from None
+    gid = os.getegid() if entry.pw_uid == os.geteuid() else entry.pw_gid
+    return _Who(entry.pw_uid, gid, entry.pw_name)
+
+
+def _subids(kind: str, who: _Who) -> _Ranges | None:
+    """Read all lines of subuid(5) or subgid(5) for this user, by name or number; None where another service has them.
+
+    Also those of gids are by the user's name. What is no line of three fields is passed over, as shadow does.
+    """
+    try:
+        with open("/etc/nsswitch.conf", encoding="utf-8", errors="replace") as file:
+            services = [line.split("#")[0].split()[1:] for line in file if line.startswith("subid:")]
+        if services and services[0] not in ([], ["files"]):
+            return None
+    except OSError:
+        pass
+    ranges = []
+    try:
+        with open(f"/etc/sub{kind}", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                owner, *numbers = line.strip().split(":")
+                if owner in (who.name or None, str(who.uid)) and len(numbers) == 2 and all(map(str.isdecimal, numbers)):
+                    ranges.append((int(numbers[0]), int(numbers[1])))
+    except OSError:
+        pass  # nobody has any then
+    return tuple(ranges)
+
+
+def id_maps(kind: Any, *, user: str | int | None = None) -> IDMaps:
+    """Look up maps by a word, for *user* (a name or uid) or else the caller; or read those of a process.
+
+    ``"root"``
+        the user is 0 inside, and nobody else is mapped, as ``unshare -r``
+    ``"current"``
+        the user has the same id inside, as ``unshare -c``
+    ``"subids"``
+        all ids that subuid(5) and subgid(5) grant the user, one after the other from 0 on
+    ``"auto"``
+        root, and the subids from 1 on: the best map that this user can have. Where it cannot be had, ``"root"``, and
+        ``.reason`` says why
+    ``"identity"``
+        every id of the caller's own user namespace, unchanged; writing it takes CAP_SETUID and CAP_SETGID
+    a pid, or an object with ``.pid``
+        the maps of the user namespace that this process is in, as seen from the caller's (``/proc/PID/uid_map``)
+
+    Nothing is changed. Raises ValueError for another word or an unknown user, TypeError; NamespaceError for ``"subids"``
+    where there are none, and for a process that has ended.
+    """
+    _native.require()
+    if not isinstance(kind, str):
+        if user is not None:
+            raise TypeError("user: a process has its maps already")
+        return _of_process(kind)
+    if kind not in MAP_KINDS:
+        raise ValueError(f"kind: {kind!r} is not one of {', '.join(MAP_KINDS)}, nor a process")
+    who = _who(user)
+    if kind == "root":
+        return IDMaps([IDMap(0, who.uid, 1)], [IDMap(0, who.gid, 1)])
+    if kind == "current":
+        return IDMaps([IDMap(who.uid, who.uid, 1)], [IDMap(who.gid, who.gid, 1)])
+    if kind == "identity":
+        return IDMaps(_identity(own_proc("uid_map")), _identity(own_proc("gid_map")))
+    if kind == "auto":
+        return _auto(who)
+    for each in ("uid", "gid"):
+        if why := _why_no_subids(each, who):
+            raise refused(EPERM, why, filename=f"/etc/sub{each}", type=NamespaceType.USER)
+    return IDMaps(_runs("uid", who, ()), _runs("gid", who, ()))
+
+
+def _identity(text: bytes) -> list[IDMap]:
+    return [IDMap(each.container_id, each.container_id, each.size) for each in IDMap.parse(text.decode())]
+
+
+def _of_process(process: Any) -> IDMaps:
+    """Read both while a pidfd holds the process: its number could be another's else."""
+    pid = process if isinstance(process, int) else getattr(process, "pid", None)
+    if isinstance(pid, bool) or not isinstance(pid, int):
+        raise TypeError(f"kind: {process!r} is no word, no pid, and has none")
+    if not 0 < pid < 2**31:
+        raise ValueError(f"kind: {pid} is no pid; it is greater than 0")
+    pidfd = _native.pidfd_open(pid)
+    if pidfd < 0:
+        raise NamespaceError(-pidfd, None, f"process {pid}", step=f"pidfd_open of process {pid}")
+    try:
+        uids, gids = (IDMap.parse(_read_proc(f"{pid}/{each}_map").decode()) for each in ("uid", "gid"))
+        import select
+
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if poll.poll(0):
+            raise NamespaceError(ESRCH, None, f"process {pid}", step="read uid_map", hint="it has ended")
+        return IDMaps(uids, gids)
+    finally:
+        os.close(pidfd)
+
+
+def _why_no_subids(kind: str, who: _Who) -> str | None:
+    name = who.name or str(who.uid)
+    ranges = _subids(kind, who)
+    if ranges is None:
+        return f"the sub{kind}s of {name} are kept by a service (subid: in /etc/nsswitch.conf) that is not asked"
+    if not any(_usable(ranges)):
+        return f"there is no line for {name} in /etc/sub{kind}: usermod --add-sub{kind}s 100000-165535 {name}"
+    return None
+
+
+def _usable(ranges: Iterable[tuple[int, int]]) -> Iterable[IDMap]:
+    for first, count in ranges:
+        try:
+            yield IDMap(first, first, count)
+        except ValueError:
+            continue  # not even one id, or past the last
+
+
+def _runs(kind: str, who: _Who, before: tuple[IDMap, ...]) -> list[IDMap]:
+    """Map what is granted, once, behind what is mapped *before*."""
+    maps = list(before)
+    at = sum(each.size for each in maps)
+    for run in _usable(_subids(kind, who) or ()):
+        left = [run]
+        for known in maps:
+            left = IDMap.subtract(left, host_id=known.host_id, size=known.size)
+        for each in left:
+            maps.append(IDMap(at, each.host_id, each.size))
+            at += each.size
+    return maps
+
+
+def _auto(who: _Who) -> IDMaps:
+    root = [IDMap(0, who.uid, 1)], [IDMap(0, who.gid, 1)]
+    reason = _why_no_subids("uid", who) or _why_no_subids("gid", who)
+    if reason is None and not may_map():
+        if who.uid != os.geteuid():
+            reason = f"only {who.name} himself, or who has CAP_SETUID and CAP_SETGID, may map these ids"
+        for kind in ("uid", "gid"):
+            found = grant(kind)
+            if found.helper is None:
+                reason = reason or f"new{kind}map (package uidmap) is not on PATH"
+            elif not found.trusted:
+                reason = reason or f"{found.helper} is neither setuid root nor has file capabilities"
+    if reason is not None:
+        return IDMaps(*root, reason)
+    uids, gids = _runs("uid", who, (root[0][0],)), _runs("gid", who, (root[1][0],))
+    if max(len(uids), len(gids)) > MAX_EXTENTS:
+        reason = f"the kernel takes {MAX_EXTENTS} entries, and there are {max(len(uids), len(gids))}"
+    return IDMaps(uids[:MAX_EXTENTS], gids[:MAX_EXTENTS], reason)
