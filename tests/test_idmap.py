@@ -1,0 +1,310 @@
+"""id_maps, and who writes them: subid files as shadow reads them, the real helpers, maps read back from the kernel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import AS_OTHER, AS_USER, USER, Runner, lacking, tool
+from inside import children, everything, failure
+
+import nsapi
+
+NAME = "nsapi-test"
+Host = Callable[..., Runner]
+
+
+@pytest.fixture
+def host(root: Runner, user_python: str, library: Path, readable_tmp: Path) -> Host:
+    """Make a host where the ordinary user has a name and these subids: files bound over /etc's, for one process alone."""
+    tool("unshare")
+
+    def make(
+        subuid: str = "", subgid: str = "", *, user: bool = True, passwd: bool = True, nsswitch: str = ""
+    ) -> Runner:
+        files = {"subuid": subuid, "subgid": subgid}
+        if passwd:
+            files["passwd"] = Path("/etc/passwd").read_text() + f"{NAME}:x:{USER}:{USER}::/:/bin/sh\n"
+        if nsswitch:
+            files["nsswitch.conf"] = f"passwd: files\ngroup: files\n{nsswitch}\n"
+        folder = Path(tempfile.mkdtemp(dir=readable_tmp))
+        folder.chmod(0o755)
+        script = []
+        for name, content in files.items():
+            if not Path("/etc", name).exists():
+                lacking(f"/etc/{name}")
+            (folder / name).write_text(content)
+            script.append(f"mount --bind {folder / name} /etc/{name}")
+        under = ["unshare", "--mount", "sh", "-c", " && ".join([*script, 'exec "$@"']), "sh"]
+        if not user:
+            return Runner("root", root.python, under, "", library)
+        return Runner("user", user_python, [*under, *AS_OTHER, "env"], AS_USER, library)
+
+    return make
+
+
+LINES = f"""
+# a comment
+{NAME}:100000:1000
+somebody:200000:1000
+{USER}:300000:10
+{NAME}:100500:600
+{NAME}:5:
+{NAME}:x:10
+{NAME}:7:0
+{NAME}:4294967290:100
+{NAME}
+{NAME}:61000:1000:extra
+{NAME}:61230:10
+"""
+
+
+def test_subids_are_all_lines_of_the_user(host: Host) -> None:
+    """By name and by number, gids by the user's name too; each id once, in the order of the file."""
+
+    def body(user: int) -> Any:
+        def texts(kind: Any, user: Any = None) -> Any:
+            maps = nsapi.id_maps(kind, user=user)
+            return [nsapi.IDMap.format(maps.uid), nsapi.IDMap.format(maps.gid), maps.reason]
+
+        return [texts("subids"), texts("auto"), texts("subids", "nsapi-test"), texts("subids", user)]
+
+    subids, auto, named, numbered = host(LINES, f"{NAME}:700000:5\n")(body, USER)
+    uids = "0:100000:1000,1000:300000:10,1010:101000:100,1110:61230:10"
+    assert subids == [uids, "0:700000:5", None]
+    assert named == numbered == subids
+    # Their own id is root, and so no subid: exactly that one is missing from the last line.
+    own = "0:61234:1,1:100000:1000,1001:300000:10,1011:101000:100,1111:61230:4,1115:61235:5"
+    assert auto == [own, "0:61234:1,1:700000:5", None]
+
+
+def test_root_looks_up_the_maps_of_others(host: Host) -> None:
+    def body(user: int) -> Any:
+        found = [nsapi.id_maps(kind, user=user) for kind in ("root", "current", "subids", "auto")]
+        return [[nsapi.IDMap.format(each.uid), nsapi.IDMap.format(each.gid), each.reason] for each in found]
+
+    assert host(f"{NAME}:100000:9\n", f"{USER}:200000:9\n", user=False)(body, USER) == [
+        ["0:61234:1", "0:61234:1", None],
+        ["61234:61234:1", "61234:61234:1", None],
+        ["0:100000:9", "0:200000:9", None],
+        ["0:61234:1,1:100000:9", "0:61234:1,1:200000:9", None],
+    ]
+
+
+GRANTED = f"{NAME}:100000:65536\n"
+
+
+@pytest.mark.parametrize("as_user", [False, True])
+def test_maps_of_every_kind_are_written_and_read_back(host: Host, as_user: bool) -> None:
+    """What id_maps says is what the kernel shows inside, and what is read from outside; setgroups as ranges have it."""
+    tool("newuidmap"), tool("newgidmap")
+
+    def body(kinds: list[str]) -> Any:
+        found = {}
+        for kind in kinds:
+            maps = nsapi.id_maps(kind)
+            config = nsapi.Config.new("user", maps=kind)
+            script = "cat /proc/self/uid_map; echo; cat /proc/self/gid_map; echo; cat /proc/self/setgroups; read line"
+            with nsapi.Popen(["sh", "-c", script], config=config, stdin=-1, stdout=-1, text=True) as made:
+                outside = nsapi.id_maps(made)
+                text = made.communicate("")[0]
+            uid, gid, setgroups = text.split("\n\n")
+            inside = [nsapi.IDMap.parse(uid), nsapi.IDMap.parse(gid)]
+            found[kind] = [inside == [maps.uid, maps.gid] == [outside.uid, outside.gid], setgroups.strip()]
+        return [found, children()]
+
+    kinds = ["root", "current", "subids", "auto"] + ([] if as_user else ["identity"])
+    lines = GRANTED if as_user else f"root:100000:65536\n{GRANTED}"
+    found, left = host(lines, lines, user=as_user)(body, kinds)
+    allowed = {"subids", "auto", "identity"}
+    assert found == {kind: [True, "allow" if kind in allowed else "deny"] for kind in kinds}
+    assert left == []
+
+
+def test_auto_degrades_with_the_reason(host: Host, readable_tmp: Path) -> None:
+    """No line, no helper, a helper without privilege, a service: then root alone, which always works."""
+    helper = readable_tmp / "bin" / "newuidmap"
+    helper.parent.mkdir()
+    helper.parent.chmod(0o755)
+    helper.write_bytes(Path(tool("newuidmap")).read_bytes())
+    helper.chmod(0o755)  # not setuid
+
+    def body(path: str | None = None) -> Any:
+        if path is not None:
+            os.environ["PATH"] = path
+        maps = nsapi.id_maps("auto")
+        done = nsapi.run(["/usr/bin/id", "-u"], config=nsapi.Config.new("user", maps="auto"), capture_output=True)
+        return [nsapi.IDMap.format(maps.uid), nsapi.IDMap.format(maps.gid), maps.reason, done.stdout.decode()]
+
+    alone = f"0:{USER}:1"
+    cases: list[tuple[Runner, list[str], list[str]]] = [
+        (host(), [], [NAME, "/etc/subuid", "usermod --add-subuids"]),
+        (host(GRANTED), [], [NAME, "/etc/subgid", "usermod --add-subgids"]),
+        (host(GRANTED, GRANTED), ["/nowhere"], ["newuidmap", "package uidmap", "PATH"]),
+        (host(GRANTED, GRANTED), [str(helper.parent)], [str(helper), "setuid root", "file capabilities"]),
+        (host(GRANTED, GRANTED, nsswitch="subid: sss"), [], [NAME, "nsswitch.conf"]),
+        (host(passwd=False), [], [str(USER), "/etc/subuid"]),
+    ]
+    for runner, args, words in cases:
+        uid, gid, reason, inside = runner(body, *args)
+        assert (uid, gid, inside) == (alone, alone, "0\n")
+        assert all(word in reason for word in words), reason
+
+
+def test_what_cannot_be_had_says_why(host: Host, readable_tmp: Path) -> None:
+    """Before anything runs: the exception, its step, and what a user needs to know."""
+
+    def body() -> Any:
+        def of(maps: str, **fields: Any) -> Any:
+            def start() -> Any:
+                return nsapi.run(
+                    ["true"], config=nsapi.Config.new("user", **fields, uid_mappings=maps, gid_mappings=maps)
+                )
+
+            return failure(start)
+
+        nsapi.create("user").close()  # the launcher's file stays in memory
+        before = everything()
+        own = os.getuid()
+        cases = [
+            failure(lambda: nsapi.run(["true"], config=nsapi.Config.new("user", maps="subids"))),
+            of(f"0:{own}:1,1:100000:65537"),
+            of(f"0:{own}:1,1:200000:1"),
+            of(f"0:{own}:2"),
+            of("0:0:1"),
+        ]
+        return [cases, before == everything(), children()]
+
+    none = host()(body)[0][0]
+    cases, untouched, left = host(GRANTED, GRANTED)(body)
+    assert untouched
+    assert left == []
+    words = [
+        (none, ["PermissionError", "check", f"there is no line for {NAME} in /etc/subuid"]),
+        (cases[1], ["uid 165536 of the entry 1:100000:65537 is not granted", NAME, "100000:65536", "/etc/subuid"]),
+        (cases[2], ["uid 200000 of the entry 1:200000:1"]),
+        (cases[3], [f"uid {USER} of the entry 0:{USER}:2"]),  # one's own is granted alone, and not as part of a range
+        (cases[4], ["uid 0 of the entry 0:0:1"]),
+    ]
+    for found, expected in words:
+        assert all(word in str(found) for word in expected), (found, expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: nsapi.id_maps("all"), ValueError, ("kind: 'all'", "root, current, subids, auto, identity")),
+        (lambda: nsapi.id_maps(0), ValueError, ("kind: 0", "greater than 0")),
+        (lambda: nsapi.id_maps(True), TypeError, ("kind: True",)),
+        (lambda: nsapi.id_maps(None), TypeError, ("kind: None", "no pid")),
+        (lambda: nsapi.id_maps(os.getpid(), user="root"), TypeError, ("user:",)),
+        (lambda: nsapi.id_maps("root", user=1.5), TypeError, ("user: 1.5",)),  # type: ignore[arg-type]
+        (lambda: nsapi.id_maps("root", user=4294967294), ValueError, ("user:", "4294967294")),
+        (lambda: nsapi.id_maps("root", user="nobody-at-all"), ValueError, ("user:", "nobody-at-all")),
+        (lambda: nsapi.id_maps(2**31 - 1), ProcessLookupError, ("process 2147483647",)),
+    ],
+)
+def test_bad_words_name_what_is_accepted(
+    call: Callable[[], Any], error: type[Exception], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(error) as caught:
+        call()
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_maps_of_a_process_are_seen_from_here(anyone: Runner) -> None:
+    """By pid or object, in the numbers of the caller's own user namespace; one that has ended has none."""
+
+    def body() -> Any:
+        with nsapi.Popen(["cat"], config=nsapi.Config.new("user"), stdin=subprocess.PIPE) as cat:
+            by_pid, by_object = nsapi.id_maps(cat.pid), nsapi.id_maps(cat)
+        ended = failure(lambda: nsapi.id_maps(cat.pid))
+        return [nsapi.IDMap.format(by_pid.uid), by_pid == by_object, ended, os.getuid()]
+
+    by_pid, same, ended, uid = anyone(body)
+    assert by_pid == f"0:{uid}:1"
+    assert same
+    assert "ProcessLookupError" in str(ended)
+
+
+# ---- create ----
+
+
+def test_create_leaves_a_namespace_and_no_process(anyone: Runner) -> None:
+    """It has its maps, can be joined, and lives as long as the handle."""
+
+    def body() -> Any:
+        nsapi.create("user").close()  # the launcher's file stays in memory
+        before = everything()
+        made, own = nsapi.create("user"), nsapi.current("user")
+        held = [made.type.proc_name, made.owner_uid == os.getuid(), made.id != own.id, children()]
+        joined = nsapi.run(
+            ["sh", "-c", "id -u; readlink /proc/self/ns/user; cat /proc/self/uid_map"],
+            config=nsapi.Config.new("net", user=made),
+            capture_output=True,
+            text=True,
+        )
+        uid, name, *numbers = joined.stdout.split()
+        held += [uid, name == f"user:[{made.id[1]}]", numbers]
+        made.close()
+        own.close()
+        return [held, before == everything(), os.getuid()]
+
+    held, untouched, uid = anyone(body)
+    assert held == ["user", True, True, [], "0", True, ["0", str(uid), "1"]]
+    assert untouched
+
+
+def test_create_takes_maps_of_every_kind(host: Host) -> None:
+    tool("newuidmap")
+
+    def body() -> Any:
+        found = []
+        own = os.getuid()
+        one = f"5:{own}:1"
+        cases: list[dict[str, Any]] = [
+            {"maps": "auto"},
+            {"uid_mappings": [], "gid_mappings": []},
+            {"uid_mappings": one, "gid_mappings": one},
+        ]
+        for fields in cases:
+            made = nsapi.create("user", **fields)
+            script = ["sh", "-c", "id -u; cat /proc/self/uid_map"]
+            done = nsapi.run(script, config=nsapi.Config.new(user=made), capture_output=True, text=True)
+            found.append(done.stdout.split())
+            made.close()
+        return [found, children(), own]
+
+    found, left, own = host(GRANTED, GRANTED)(body)
+    assert found == [["0", "0", str(own), "1", "1", "100000", "65536"], ["65534"], ["5", "5", str(own), "1"]]
+    assert left == []
+
+
+def test_create_refuses_what_is_not_of_a_user_namespace(anyone: Runner) -> None:
+    def body() -> Any:
+        nsapi.create("user").close()
+        before = everything()
+        cases = [
+            failure(lambda: nsapi.create("net")),
+            failure(lambda: nsapi.create("user", name="blue")),
+            failure(lambda: nsapi.create("user", hostname="a")),
+            failure(lambda: nsapi.create("users")),
+            failure(lambda: nsapi.create("user", maps="everybody")),
+            failure(lambda: nsapi.create("user", uid_mappings="0:0:1")),
+        ]
+        return [[str(each) for each in cases], before == everything(), children()]
+
+    cases, untouched, left = anyone(body)
+    for found, words in zip(
+        cases,
+        [("Unsupported",), ("Unsupported",), ("TypeError", "hostname"), ("ValueError",), ("maps",), ("gid_mappings",)],
+        strict=True,
+    ):
+        assert all(word in found for word in words), found
+    assert untouched
+    assert left == []
