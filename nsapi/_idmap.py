@@ -9,7 +9,7 @@ from errno import EINVAL, EPERM, ESRCH, EXDEV
 from typing import Any, NamedTuple
 
 from nsapi import _native
-from nsapi._errors import NamespaceError, refused
+from nsapi._errors import NamespaceError, hint, refused
 from nsapi._mapping import Grant
 from nsapi._maps import MAP_KINDS, MAX_EXTENTS, IDMap, IDMaps
 from nsapi._types import NamespaceType
@@ -179,9 +179,10 @@ def _of_process(process: Any) -> IDMaps:
         raise TypeError(f"kind: {process!r} is no word, no pid, and has none")
     if not 0 < pid < 2**31:
         raise ValueError(f"kind: {pid} is no pid; it is greater than 0")
+    words = f"process {pid}"
     pidfd = _native.pidfd_open(pid)
     if pidfd < 0:
-        raise NamespaceError(-pidfd, None, f"process {pid}", step=f"pidfd_open of process {pid}")
+        raise NamespaceError(-pidfd, None, words, step=f"pidfd_open of {words}", hint=hint(-pidfd, "pidfd_open"))
     try:
         uids, gids = (IDMap.parse(_read_proc(f"{pid}/{each}_map").decode()) for each in ("uid", "gid"))
         import select
@@ -189,7 +190,7 @@ def _of_process(process: Any) -> IDMaps:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if poll.poll(0):
-            raise NamespaceError(ESRCH, None, f"process {pid}", step="read uid_map", hint="it has ended")
+            raise NamespaceError(ESRCH, None, words, step=f"pidfd_open of {words}", hint=hint(ESRCH, "pidfd_open"))
         return IDMaps(uids, gids)
     finally:
         os.close(pidfd)

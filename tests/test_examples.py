@@ -68,7 +68,15 @@ def users_examples(user: Runner, readable_tmp: Path) -> Examples:
 def test_every_example_is_tested_here() -> None:
     boot = ["boot_asyncio.py", "boot_multiprocessing.py", "boot_subprocess.py"]
     init = ["init_child.py", "init_parent.py"]
-    others = ["enter_net.py", "errors.py", "join_process.py", "quickstart.py", "run_isolated.py", "with_init.py"]
+    others = [
+        "enter_net.py",
+        "errors.py",
+        "ids.py",
+        "join_process.py",
+        "quickstart.py",
+        "run_isolated.py",
+        "with_init.py",
+    ]
     assert sorted([*boot, *init, *others]) == EXAMPLES
 
 
@@ -163,6 +171,15 @@ def test_errors_shows_each_kind(examples: Examples) -> None:
 
 def test_with_init_is_joined_and_terminated(examples: Examples) -> None:
     assert examples.lines("with_init.py") == ["box nsapi-init sh", "ended by SIGTERM"]
+
+
+def test_ids_are_looked_up_and_mapped(examples: Examples) -> None:
+    uids, gids, *reason, known, last = examples.lines("ids.py")
+    assert re.fullmatch(r"uids: 0:\d+:1(,1:\d+:\d+)*", uids)
+    assert gids.startswith("gids: 0:")
+    assert len(reason) == (1 if "," not in uids else 0)
+    assert re.fullmatch(r"0 is \d+ outside, 4000000000 is None", known)
+    assert last == "the kernel has them: True"
 
 
 def test_boot_subprocess_ends_as_its_program(examples: Examples) -> None:

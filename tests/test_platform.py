@@ -21,7 +21,7 @@ import nsapi
 OTHERS = ("darwin", "win32")
 #: The public names that are values and work everywhere. All others are verbs.
 MODEL = """
-    Config IDMap Namespace NamespaceType Namespaces is_namespace_supported namespace_types ns_name TYPE_CHECKING
+    Config IDMap IDMaps Namespace NamespaceType Namespaces is_namespace_supported namespace_types ns_name TYPE_CHECKING
     NamespaceError NamespaceRestoreError Unsupported
 """.split()
 
@@ -149,6 +149,8 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
             "Popen": programs,
             "boot_env": [(each,) for each in configs],
             "bootstrap_data": [(each,) for each in configs],
+            "create": [("user",), ("user", {"maps": "auto"})],
+            "id_maps": [(each,) for each in ("root", "auto", "identity", 4321, Process())],
             "current": [(each,) for each in nsapi.NamespaceType],
             "enter": [*((target, "net") for target in targets), (4321, "net", "mnt"), (4321, "user"), (4321, "time")],
             "open": [(target, "net") for target in targets],
@@ -193,7 +195,14 @@ def test_on_linux_a_missing_core_is_a_broken_installation(library: Path) -> None
     def body() -> list[dict[str, object]]:
         absent: Any = None
         sys.modules["nsapi._ffi"] = absent
-        names = [name for name in dir(nsapi) if name not in ("NamespaceError", "NamespaceRestoreError", "Unsupported")]
+        alone = (
+            "NamespaceError",
+            "NamespaceRestoreError",
+            "Unsupported",
+            "IDMap",
+            "IDMaps",
+        )  # which know nothing of it
+        names = [name for name in dir(nsapi) if name not in alone]
         return [failure(lambda: getattr(nsapi, name)) for name in names if name[0] != "_" and name != "TYPE_CHECKING"]
 
     answers = Runner("without a core", sys.executable, [], "", library)(body)
