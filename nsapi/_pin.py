@@ -7,7 +7,7 @@ import os
 import subprocess
 from typing import Any
 
-from nsapi import _launcher, _native
+from nsapi import _native
 from nsapi._config import Config
 from nsapi._errors import unsupported
 from nsapi._handle import NamespaceHandle
@@ -34,6 +34,8 @@ def create(type: NamespaceType | str, *, name: str | None = None, path: Any = No
         if each not in ("maps", "uid_mappings", "gid_mappings", "setgroups"):
             raise TypeError(f"{each}: is no field of a user namespace; maps, uid_mappings, gid_mappings, setgroups are")
     config = Config.new(type, **fields)
+    from nsapi import _launcher
+
     launcher, owned = _launcher.executable(joins=False)
     try:
         # It waits for the end of its standard input, and needs nothing inside: neither files nor a mapped id.
