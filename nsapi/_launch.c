@@ -316,9 +316,9 @@ static int reaper(int channel, void *argument)
     bool dumpable = self->header->flags & REAPER_DUMPABLE;
     char byte;
     prctl(PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
-    prctl(PR_SET_NAME, "nsapi-init");
     if (recv(channel, &byte, 1, 0) != 1)
         return 1;
+    prctl(PR_SET_NAME, "nsapi-init");
     int program = (int)syscall(SYS_pidfd_open, 2, 0U);
     sigset_t child;
     sigemptyset(&child);
@@ -374,6 +374,7 @@ int main(int argc, char **argv)
         .deny_setgroups = header->flags & DENY_SETGROUPS,
         .errnos = true,
         .watched = true,
+        .name = argv[0],
         .joins = self.joins,
         .join_count = header->join_count,
         .together = header->together,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -174,6 +175,10 @@ def cargo(
 # ---- one launch ----
 
 
+#: Each launch has a number, and all that it starts is called so until it is the program: at most 15 characters.
+_launches = itertools.count()
+
+
 class Launched(NamedTuple):
     """The program, which runs, and the reaper beside it, if there is one. The pidfds are given away."""
 
@@ -198,19 +203,20 @@ def launch(
     """
     file, owned = executable(joins=bool(joins))
     fds = [file] if owned else []
+    name = f"nsapi:{next(_launches):x}"
     talk = None
     state = State()
     try:
         ours, theirs = socket.socketpair()
         log, log_end = os.pipe2(os.O_CLOEXEC)
         fds += [theirs.detach(), log_end]
-        talk = _Talk(ours, log, given)
+        talk = _Talk(ours, log, name, given)
         ours.sendall(mission.message)
         fds.append(sealed("nsapi", cargo(mission, program, lent, joins, together, death)))
         control = [fds[-1], *(_above_stdio(fd, fds) for fd in fds[-3:-1])]
         slots = [*lent[: _plan.JOINS], *(join.fd for join in joins)]
         slots += [-1] * (_plan.TOGETHER - len(slots))
-        arguments = _native.Strings([b"nsapi", str(control[0]).encode()])
+        arguments = _native.Strings([name.encode(), str(control[0]).encode()])
         variables = zip(("INITPIPE", "LOGPIPE", "LOGLEVEL"), (*control[1:], 1), strict=True)
         environment = _native.Strings([f"_LIBCONTAINER_{name}={value}".encode() for name, value in variables])
         itself = Exec(_FILE, _native.Strings([]), arguments, environment)
@@ -247,8 +253,8 @@ def _above_stdio(fd: int, fds: list[int]) -> int:
 class _Talk:
     """What the stages say, and the pidfds of all that have been born. Owns its fds."""
 
-    def __init__(self, ours: socket.socket, log: int, given: list[Launched]) -> None:
-        self.ours, self.log, self.given = ours, log, given
+    def __init__(self, ours: socket.socket, log: int, name: str, given: list[Launched]) -> None:
+        self.ours, self.log, self.name, self.given = ours, log, name, given
         self.started = -1
         self.pidfds: dict[str, tuple[int, int]] = {}
         self.said = bytearray()
@@ -292,6 +298,29 @@ class _Talk:
             ((_, _, fd),) = ancillary
             self.pidfds[key] = pid, struct.unpack("=i", fd[:4])[0]
 
+    def _find_unreported(self) -> None:
+        """Who was born, and its maker killed before that could report it, is a child of this thread; it has our name."""
+        known = {pid for pid, _ in self.pidfds.values()}
+        try:
+            if os.readlink("/proc/self") != str(os.getpid()):
+                return  # the numbers in there are those of another pid namespace
+            with open("/proc/thread-self/children", "rb") as file:
+                born = set(map(int, file.read().split())) - known
+        except OSError:
+            return
+        for pid in born:
+            pidfd = -1
+            try:
+                pidfd = os.pidfd_open(pid)  # before it is known to be ours: nobody can have its number then
+                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                    ours = file.read() == f"{self.name}\n"
+            except OSError:
+                ours = False
+            if ours:
+                self.pidfds[str(pid)] = pid, pidfd
+            elif pidfd >= 0:
+                os.close(pidfd)
+
     def end_all(self) -> None:
         """End and reap all; what Ctrl-C says once more must wait until that is done."""
         hung_up = False
@@ -304,13 +333,13 @@ class _Talk:
                 if self.started >= 0:
                     self._listen()
                     self._take_pidfds()
+                    self._find_unreported()
                 for _, pidfd in self.pidfds.values():
                     _kill(pidfd)
                 # Pid 1 last: the kernel lets it go only after all that were in its namespace have been reaped.
-                for key in ("stage1_pid", "stage2_pid", "reaper_pid"):
-                    if key in self.pidfds:
-                        _reap(self.pidfds[key][1])
-                        del self.pidfds[key]
+                for key in sorted(self.pidfds, key="reaper_pid".__eq__):
+                    _reap(self.pidfds[key][1])
+                    del self.pidfds[key]
                 if self.started >= 0:
                     _reap(self.started)
                     self.started = -1

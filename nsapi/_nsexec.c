@@ -36,6 +36,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -743,20 +744,11 @@ static pid_t clone_copy(unsigned long flags, int *ret_pidfd)
     return pid;
 }
 
-static pid_t clone_child(void)
-{
-#if defined(__s390__)
-    return (pid_t)syscall(SYS_clone, NULL, (unsigned long)SIGCHLD, NULL, NULL, NULL);
-#else
-    return (pid_t)syscall(SYS_clone, (unsigned long)SIGCHLD, NULL, NULL, NULL, NULL);
-#endif
-}
-
 static void enter_stage(bootstrap *boot, int stage)
 {
     static const char names[][16] = { "runc:[0:PARENT]", "runc:[1:CHILD]", "runc:[2:INIT]" };
     boot->log.stage = stage;
-    prctl(PR_SET_NAME, names[stage]);
+    prctl(PR_SET_NAME, boot->rules.name ? boot->rules.name : names[stage]);
 }
 
 static void kill_peer(const peer *other)
@@ -916,16 +908,29 @@ static void fill_arguments(char **arguments, const char *helper, char *pid, char
 }
 
 /* A helper that hangs does not outlive a speaker that hangs up. */
-static void end_with_speaker(const bootstrap *boot, pid_t helper)
+static void end_with_speaker(const bootstrap *boot, pid_t helper, int pidfd)
 {
     if (!boot->rules.watched)
         return;
-    cleanup_close int pidfd = (int)syscall(SYS_pidfd_open, helper, 0U);
     struct pollfd either[] = { { .fd = pidfd, .events = POLLIN }, { .fd = boot->init_pipe, .events = POLLRDHUP } };
     while (poll(either, LENGTH(either), -1) < 0 && errno == EINTR)
         continue;
     if (either[1].revents)
         kill(helper, SIGKILL); /* our child, which nobody has waited for: the number is still its own */
+}
+
+/* No descriptor above stdio, and no signal blocked or ignored, which exec would pass on: it could not be interrupted. */
+static void be_plain(void)
+{
+    struct rlimit files = { 0, 0 };
+    for (int number = 1; number <= 64; number++)
+        signal(number, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &(sigset_t){ 0 }, NULL);
+    /* Linux before 5.11, or a filter, may not know it. */
+    if (syscall(SYS_close_range, 3U, UINT_MAX, CLOSE_RANGE_CLOEXEC) < 0)
+        getrlimit(RLIMIT_NOFILE, &files);
+    for (unsigned fd = 3; fd < files.rlim_max && fd < 1U << 20; fd++)
+        fcntl((int)fd, F_SETFD, FD_CLOEXEC);
 }
 
 /* It is setuid: it gets our stdio and nothing else. Returns its wait status, or -1. */
@@ -934,17 +939,18 @@ static int run_helper(const bootstrap *boot, const char *helper)
     char *empty[] = { NULL };
     /* Where SIGCHLD is ignored there is no status to wait for. Stage 0 does not go on: no need to put it back. */
     signal(SIGCHLD, SIG_DFL);
-    pid_t pid = clone_child();
+    cleanup_close int pidfd = -1;
+    pid_t pid = clone_copy(0, &pidfd);
     if (pid < 0)
         return fail(&boot->log, "start %s", helper);
     if (pid == 0) {
-        syscall(SYS_close_range, 3U, UINT_MAX, CLOSE_RANGE_CLOEXEC);
+        be_plain();
         execve(helper, boot->arguments, empty);
         say(&boot->log, LEVEL_ERROR, "execute %s: %s", helper, strerror(errno));
         for (;;)
             syscall(SYS_exit_group, 127);
     }
-    end_with_speaker(boot, pid);
+    end_with_speaker(boot, pid, pidfd);
     int status;
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR)
@@ -1164,9 +1170,11 @@ static int become_root(const bootstrap *boot)
     return 0;
 }
 
-/* Not fatal, which is said once: stage 0 has said why it ended, or stage 1 says that it was killed. */
+/* Not fatal, which is said once: stage 0 has said why it ended, or stage 1 says that it was killed, if there is one. */
 static int lost_stage_0(const bootstrap *boot)
 {
+    if (is_alone(boot))
+        return refuse(&boot->log, "stage 0 has died");
     say(&boot->log, LEVEL_ERROR, "stage 0 has ended");
     return -1;
 }
