@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -173,6 +174,8 @@ def cargo(
 
 # ---- one launch ----
 
+_PATIENCE = 2000  # milliseconds; nothing that stage 0 waits for outlives a caller that hangs up
+
 
 class Launched(NamedTuple):
     """The program, which runs, and the reaper beside it, if there is one. The pidfds are given away."""
@@ -278,16 +281,21 @@ class _Talk:
     def _lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in bytes(self.said).decode("utf-8", "replace").splitlines() if line]
 
-    def _take_pidfds(self) -> None:
-        """Each is in a message of its own, which the kernel does not join with another."""
+    def _take_pidfds(self) -> bool:
+        """Take those that are there, and tell whether more can come.
+
+        Each is in a message of its own, which the kernel does not join with another.
+        """
         room = socket.CMSG_SPACE(4)
         while True:
             try:
                 data, ancillary, _, _ = self.ours.recvmsg(256, room, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-            except (BlockingIOError, ConnectionResetError):
-                return
+            except BlockingIOError:
+                return True
+            except ConnectionResetError:
+                return False
             if not data:
-                return
+                return False
             ((key, pid),) = json.loads(data).items()
             ((_, _, fd),) = ancillary
             self.pidfds[key] = pid, struct.unpack("=i", fd[:4])[0]
@@ -302,8 +310,7 @@ class _Talk:
                     self.ours.shutdown(socket.SHUT_WR)
                     hung_up = True
                 if self.started >= 0:
-                    self._listen()
-                    self._take_pidfds()
+                    self._kill_until_silent()
                 for _, pidfd in self.pidfds.values():
                     _kill(pidfd)
                 # Pid 1 last: the kernel lets it go only after all that were in its namespace have been reaped.
@@ -317,6 +324,26 @@ class _Talk:
                 return
             except KeyboardInterrupt:
                 continue
+
+    def _kill_until_silent(self) -> None:
+        """Listen until nobody is left to say anything. Whom a stranger inside has stopped says nothing, and stays."""
+        poll = select.poll()
+        poll.register(self.log, select.POLLIN)
+        poll.register(self.ours, select.POLLIN)
+        while True:
+            for _, pidfd in self.pidfds.values():
+                _kill(pidfd)
+            found = dict(poll.poll(_PATIENCE))
+            if not found:
+                _kill(self.started)  # it does not hear that we have hung up: frozen, by who owns its cgroup
+            if self.ours.fileno() in found and not self._take_pidfds():
+                poll.unregister(self.ours)
+            if self.log in found:
+                more = os.read(self.log, 65536)
+                self.said += more
+                if not more:
+                    self._take_pidfds()
+                    return
 
     def close(self) -> None:
         self.ours.close()
