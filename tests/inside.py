@@ -180,3 +180,15 @@ def next_pid(pid: int) -> None:
     """Let the next process of this pid namespace get this pid."""
     with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
         file.write(str(pid - 1))
+
+
+def living(init: int) -> list[str]:
+    """Who lives in the pid namespace of *init*, its pid 1, beside it, by the /proc that is mounted there."""
+    found = []
+    for stat in Path(f"/proc/{init}/root/proc").glob("[0-9]*/stat"):
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] not in ("Z", "X") and stat.parent.name != "1":
+                found.append(stat.parent.name)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
+    return found
