@@ -247,6 +247,14 @@ def speaking(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("program"))
 
 
+def lines(reader: int) -> Iterator[str]:
+    """Of the log, up to the last, each of which has stopped who wrote it."""
+    while "<= nsexec" not in (line := os.read(reader, 4096).decode()):
+        assert '"fatal"' not in line, line
+        assert line, "it has ended"
+        yield line
+
+
 def test_no_directory_goes_where_strangers_are(speaking: str) -> None:
     """At every line of the log: who has joined has no directory open, and works in one of the joined namespace."""
     with target("--user", "--map-root-user", "--pid", "--fork", "--mount") as it:
@@ -256,7 +264,7 @@ def test_no_directory_goes_where_strangers_are(speaking: str) -> None:
         theirs = {type: os.readlink(f"/proc/{it}/ns/{type}") for type in ("user", "mnt")}
         boot.send(message(create("uts"), join(user=it, pid=it, mnt=it), string(OOM, "300")))
         looked = 0
-        while b"<= nsexec" not in os.read(reader, 4096):
+        for _ in lines(reader):
             for stage in boot.stages():
                 try:
                     if os.readlink(f"/proc/{stage}/ns/mnt") != theirs["mnt"]:
@@ -286,9 +294,7 @@ def test_an_ordinary_user_is_seen_only_while_he_is_mapped(speaking: str) -> None
         os.close(writer)
         boot.send(message(create("user", "uts"), join(net=f"/proc/self/fd/{link}"), OWN_MAPS))
         owners: dict[str, int] = {}
-        line = ""
-        while "<= nsexec" not in line:
-            line = os.read(reader, 4096).decode()
+        for line in lines(reader):
             for words in ("join net", "ask stage 0", "unshare the other", "inside"):
                 if f"]: {words}" in line:
                     stage = int(line.split("[")[1].split("]")[0])
@@ -376,6 +382,30 @@ def test_what_it_is_to_do_is_sealed_and_of_any_length(anyone: Runner) -> None:
         return [done.stdout.strip(), all(writers), os.get_inheritable(fd)]
 
     assert anyone(body) == ["200000", True, False]
+
+
+@pytest.mark.parametrize("fields", [{}, {"init": True}], ids=["joined", "with a reaper"])
+def test_an_inherited_directory_stays_outside(root: Runner, fields: dict[str, object]) -> None:
+    """Whatever the caller's other modules have left open, and inheritable: neither the program nor its init has it."""
+
+    def body(fields: dict[str, Any]) -> Any:
+        import fcntl
+
+        directory = os.open("/", os.O_RDONLY)
+        fcntl.fcntl(directory, fcntl.F_DUPFD, 50)
+        with ready("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "sh", "-c",
+                   "echo ready; exec sleep 1000") as process:  # fmt: skip
+            it = only_child(process.pid)
+            joins = (
+                nsapi.Config.new("pid", "mnt", user=it, **fields) if fields else nsapi.Config.join(it, "user", "pid")
+            )
+            with nsapi.Popen(["sleep", "1000"], config=joins) as inside:
+                others = [child for child in children() if child != process.pid]
+                held = [os.path.exists(f"/proc/{child}/fd/50") for child in others]
+                inside.kill()
+        return held
+
+    assert root(body, fields) == [False] * (2 if fields else 1)
 
 
 # ---- what of theirs we believe ----
