@@ -135,6 +135,7 @@ static int become_its_root(const bootstrap *boot)
 {
     if (!(((int)boot->wanted.new_types | boot->wanted.joined_types) & CLONE_NEWUSER))
         return 0;
+    drop_groups(boot);
     if (setresgid(0, 0, 0) < 0 && errno != EINVAL)
         return fail(&boot->log, "setgid 0");
     if (setresuid(0, 0, 0) < 0 && errno != EINVAL)

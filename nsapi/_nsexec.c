@@ -1210,11 +1210,21 @@ static int stage_2(bootstrap *boot)
 
 /* ---- stage 1 ---- */
 
-/* EINVAL: there is none. The groups of outside mean nothing there; where they may not be dropped they stay, as nsenter's. */
+/*
+ * The groups of outside mean nothing in a joined user namespace, and its root, who may trace the program, shall not have
+ * them from us. Who may drop them does so before it joins: setgroups may be denied inside. An ordinary user tries it there.
+ * Who speaks runc's protocol says it himself.
+ */
+static void drop_groups(const bootstrap *boot)
+{
+    if (!boot->rules.become_root && boot->wanted.joined_types & CLONE_NEWUSER)
+        (void)setgroups(0, NULL);
+}
+
+/* EINVAL: there is none. */
 static int be_root_if_mapped(const bootstrap *boot)
 {
-    if (boot->wanted.joined_types & CLONE_NEWUSER)
-        (void)setgroups(0, NULL);
+    drop_groups(boot);
     if (setresgid(0, 0, 0) < 0 && errno != EINVAL)
         return fail(&boot->log, "become group 0 in the user namespace");
     if (setresuid(0, 0, 0) < 0 && errno != EINVAL)
@@ -1405,6 +1415,7 @@ static int move(bootstrap *boot)
         return -1;
     /* A directory of ours is a way out for whoever gets hold of it: none goes where strangers are (CVE-2024-21626). */
     close_owned(&boot->proc);
+    drop_groups(boot);
     if (boot->wanted.join_count > 0 && (set_dumpable(boot, false) < 0 || join_all(boot) < 0))
         return -1;
     if (boot->rules.between && boot->rules.between(boot->rules.argument) < 0)

@@ -408,6 +408,25 @@ def test_an_inherited_directory_stays_outside(root: Runner, fields: dict[str, ob
     assert root(body, fields) == [False] * (2 if fields else 1)
 
 
+@pytest.mark.parametrize("carrier", ["launcher", "preloaded object"])
+def test_groups_stay_outside(root: Runner, carrier: str) -> None:
+    """The caller's are not given to the root of a joined user namespace, where setgroups is denied, and who may trace."""
+
+    def body(carrier: str) -> Any:
+        os.setgroups([0, 4242])
+        with ready("unshare", "--user", "--map-root-user", "sh", "-c", "echo ready; exec sleep 1000") as process:
+            config = nsapi.Config.join(process.pid, "user")
+            look = ["grep", "Groups", "/proc/self/status"]
+            if carrier == "launcher":
+                return nsapi.run(look, config=config, capture_output=True, text=True).stdout.split()
+            with nsapi.boot_env(config) as boot:
+                started = subprocess.Popen(look, env=boot.env, pass_fds=boot.pass_fds, stdout=subprocess.PIPE)
+                boot.confirm(60, started)
+                return started.communicate()[0].decode().split()
+
+    assert root(body, carrier) == ["Groups:"]
+
+
 # ---- what of theirs we believe ----
 
 
