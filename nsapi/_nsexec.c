@@ -1221,14 +1221,28 @@ static void drop_groups(const bootstrap *boot)
         (void)setgroups(0, NULL);
 }
 
-/* EINVAL: there is none. */
+/*
+ * EINVAL: there is none. Whoever has all capabilities in a joined user namespace may trace the program, and would have an
+ * id of ours that is not mapped there, and that he can get in no other way: root's, perhaps.
+ */
 static int be_root_if_mapped(const bootstrap *boot)
 {
+    bool exposed = boot->wanted.joined_types & CLONE_NEWUSER;
     drop_groups(boot);
-    if (setresgid(0, 0, 0) < 0 && errno != EINVAL)
-        return fail(&boot->log, "become group 0 in the user namespace");
-    if (setresuid(0, 0, 0) < 0 && errno != EINVAL)
-        return fail(&boot->log, "become root in the user namespace");
+    if (setresgid(0, 0, 0) < 0) {
+        gid_t own = getegid();
+        if (errno != EINVAL)
+            return fail(&boot->log, "become group 0 in the user namespace");
+        if (exposed && !boot->rules.sets_gid && setresgid(own, own, own) < 0)
+            return fail(&boot->log, "keep a gid that the joined user namespace does not map");
+    }
+    if (setresuid(0, 0, 0) < 0) {
+        uid_t own = geteuid();
+        if (errno != EINVAL)
+            return fail(&boot->log, "become root in the user namespace");
+        if (exposed && !boot->rules.sets_uid && setresuid(own, own, own) < 0)
+            return fail(&boot->log, "keep a uid that the joined user namespace does not map");
+    }
     return 0;
 }
 

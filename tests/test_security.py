@@ -427,6 +427,42 @@ def test_groups_stay_outside(root: Runner, carrier: str) -> None:
     assert root(body, carrier) == ["Groups:"]
 
 
+@pytest.mark.parametrize("carrier", ["launcher", "preloaded object"])
+def test_ids_that_are_not_mapped_stay_outside(root: Runner, carrier: str) -> None:
+    """Another user's namespace has no root, or one: we are that one, who is told, or not there. Never root of the host."""
+
+    def body(user: int, carrier: str) -> Any:
+        answers: list[Any] = []
+        other = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups")
+        for options in (["--user"], ["--user", "--map-user=5", "--map-group=5"], ["--user", "--map-root-user"]):
+            with ready(*other, "unshare", *options, "sh", "-c", "echo ready; exec sleep 1000") as process:
+                config = nsapi.Config.join(process.pid, "user")
+                if carrier == "launcher":
+                    config.uid = config.gid = 5 if "--map-user=5" in options else None
+                try:
+                    if carrier == "launcher":
+                        with nsapi.Popen(["sleep", "1000"], config=config) as program:
+                            answers.append(os.stat(f"/proc/{program.pid}").st_uid)
+                            program.kill()
+                    else:
+                        with nsapi.boot_env(config) as boot:
+                            started = subprocess.Popen(["sleep", "1000"], env=boot.env, pass_fds=boot.pass_fds)
+                            try:
+                                answers.append(status("Uid", boot.confirm(60, started).program).split()[0])
+                            finally:
+                                started.kill()
+                                started.wait()
+                except nsapi.NamespaceError as error:
+                    answers.append(str(error).partition(": ")[2])
+        return answers
+
+    refused = "keep a gid that the joined user namespace does not map"
+    if carrier == "launcher":
+        assert root(body, USER, carrier) == [refused, USER, USER]
+    else:
+        assert root(body, USER, carrier) == [refused, refused, str(USER)]
+
+
 # ---- what of theirs we believe ----
 
 
