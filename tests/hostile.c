@@ -186,6 +186,8 @@ int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "hunt";
     signal(SIGTERM, end);
+    signal(SIGALRM, end);
+    alarm(120); /* whoever has started it may have been killed */
     int last_pid = open("/proc/sys/kernel/ns_last_pid", O_RDONLY);
     if (last_pid < 0)
         return 1;

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -248,65 +249,65 @@ def speaking(request: pytest.FixtureRequest) -> str:
 
 
 def lines(reader: int) -> Iterator[str]:
-    """Of the log, up to the last, each of which has stopped who wrote it."""
+    """Of the log, up to the last."""
     while "<= nsexec" not in (line := os.read(reader, 4096).decode()):
         assert '"fatal"' not in line, line
         assert line, "it has ended"
         yield line
 
 
+@contextmanager
+def stopping(argv: list[str], data: bytes, *pass_fds: int) -> Iterator[tuple[Bootstrap, Iterator[str]]]:
+    """A bootstrap whose stages wait at each line that they log until it has been taken; it must go well."""
+    reader, writer = lockstep()
+    boot = Bootstrap(argv, log_to=writer, pass_fds=pass_fds)
+    os.close(writer)
+    boot.send(data)
+    yield boot, lines(reader)
+    assert boot.facts() is not None
+    boot.end_program()
+    boot.process.returncode = 0
+    assert [reap(stage) for stage in boot.stages()] == [0, 0, 7]
+    boot.close()
+    os.close(reader)
+
+
 def test_no_directory_goes_where_strangers_are(speaking: str) -> None:
     """At every line of the log: who has joined has no directory open, and works in one of the joined namespace."""
     with target("--user", "--map-root-user", "--pid", "--fork", "--mount") as it:
-        reader, writer = lockstep()
-        boot = Bootstrap([speaking], log_to=writer)
-        os.close(writer)
-        theirs = {type: os.readlink(f"/proc/{it}/ns/{type}") for type in ("user", "mnt")}
-        boot.send(message(create("uts"), join(user=it, pid=it, mnt=it), string(OOM, "300")))
+        there = os.readlink(f"/proc/{it}/ns/mnt")
+        data = message(create("uts"), join(user=it, pid=it, mnt=it), string(OOM, "300"))
         looked = 0
-        for _ in lines(reader):
-            for stage in boot.stages():
-                try:
-                    if os.readlink(f"/proc/{stage}/ns/mnt") != theirs["mnt"]:
-                        continue
-                    looked += 1
-                    for fd in os.listdir(f"/proc/{stage}/fd"):
-                        assert not os.path.isdir(f"/proc/{stage}/fd/{fd}"), os.readlink(f"/proc/{stage}/fd/{fd}")
-                    assert os.readlink(f"/proc/{stage}/cwd") == "/"
-                except FileNotFoundError:
-                    continue  # it has ended
+        with stopping([speaking], data) as (boot, log):
+            for _ in log:
+                for stage in boot.stages():
+                    try:
+                        if os.readlink(f"/proc/{stage}/ns/mnt") != there:
+                            continue
+                        looked += 1
+                        for fd in os.listdir(f"/proc/{stage}/fd"):
+                            assert not os.path.isdir(f"/proc/{stage}/fd/{fd}"), os.readlink(f"/proc/{stage}/fd/{fd}")
+                        assert os.readlink(f"/proc/{stage}/cwd") == "/"
+                    except FileNotFoundError:
+                        continue  # it has ended
         assert looked > 4
-        assert boot.facts() is not None
-        boot.end_program()
-        boot.process.returncode = 0
-        assert [reap(stage) for stage in boot.stages()] == [0, 0, 7]
-        boot.close()
-        os.close(reader)
 
 
 def test_an_ordinary_user_is_seen_only_while_he_is_mapped(speaking: str) -> None:
     """Who is dumpable owns his files in /proc: hidden before he joins, shown from asking for his maps until he has them."""
     able = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=+sys_admin"]
+    owners: dict[str, int] = {}
     with target("--net") as it:
         link = os.open(f"/proc/{it}/ns/net", os.O_RDONLY)
-        reader, writer = lockstep()
-        boot = Bootstrap([*able, "--ambient-caps=+sys_admin", speaking], log_to=writer, pass_fds=[link])
-        os.close(writer)
-        boot.send(message(create("user", "uts"), join(net=f"/proc/self/fd/{link}"), OWN_MAPS))
-        owners: dict[str, int] = {}
-        for line in lines(reader):
-            for words in ("join net", "ask stage 0", "unshare the other", "inside"):
-                if f"]: {words}" in line:
-                    stage = int(line.split("[")[1].split("]")[0])
-                    owners[words] = os.stat(f"/proc/{stage}/environ").st_uid
+        data = message(create("user", "uts"), join(net=f"/proc/self/fd/{link}"), OWN_MAPS)
+        with stopping([*able, "--ambient-caps=+sys_admin", speaking], data, link) as (_, log):
+            for line in log:
+                for words in ("join net", "ask stage 0", "unshare the other", "inside"):
+                    if f"]: {words}" in line:
+                        stage = int(line.split("[")[1].split("]")[0])
+                        owners[words] = os.stat(f"/proc/{stage}/environ").st_uid
         os.close(link)
-        assert owners == {"join net": 0, "ask stage 0": USER, "unshare the other": 0, "inside": 0}
-        assert boot.facts() is not None
-        boot.end_program()
-        boot.process.returncode = 0
-        assert [reap(stage) for stage in boot.stages()] == [0, 0, 7]
-        boot.close()
-        os.close(reader)
+    assert owners == {"join net": 0, "ask stage 0": USER, "unshare the other": 0, "inside": 0}
 
 
 def test_an_init_knows_nothing_of_the_caller(anyone: Runner) -> None:
