@@ -178,8 +178,8 @@ def test_ctrl_c_ends_who_was_stopped_at_his_birth(root: Runner, hostile: str) ->
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["process given", "process unknown"])
-def test_who_was_stopped_at_his_birth_is_not_confirmed(root: Runner, hostile: str, known: bool) -> None:
-    """The preloaded object's: a TimeoutError, and the stopped stage is gone, though nobody but stage 0 may look at it."""
+def test_who_was_stopped_at_his_birth_is_not_confirmed(user: Runner, hostile: str, known: bool) -> None:
+    """The preloaded object's: a TimeoutError, and the stopped stage is gone, though its user may not look into it."""
 
     def body(folder: str, known: bool, own: list[str]) -> Any:
         signal.alarm(100)
@@ -198,7 +198,7 @@ def test_who_was_stopped_at_his_birth_is_not_confirmed(root: Runner, hostile: st
                     while living(it):
                         os.sched_yield()
 
-    assert root(body, hostile, known, OF_ITS_OWN) == [[], []]
+    assert user(body, hostile, known, OF_ITS_OWN) == [[], []]
 
 
 @pytest.mark.parametrize("carrier", ["launcher", "preloaded object"])
