@@ -384,7 +384,6 @@ static int boot_stages(bootstrap *boot, const orders *asked, before *was)
     was->self = (int)syscall(SYS_pidfd_open, getpid(), 0U);
     if (was->self < 0)
         return fail(&boot->log, "pidfd_open");
-    boot->child.speaker = boot->init.speaker = boot->init_pipe; /* who hangs up ends also a stage that is stopped */
     int end = run_stages(boot);
     if (end == NSEXEC_INSIDE)
         return settle(boot, asked, was, true);

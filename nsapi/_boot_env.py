@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 _OURS = ("_LIBCONTAINER_INITPIPE", "_LIBCONTAINER_LOGPIPE", "_LIBCONTAINER_LOGLEVEL", "_LIBCONTAINER_INITTYPE")
 _READY = "_NSAPI_READY"  # left by _boot.c for start_initialization: fd and inode of the socket
 _MAX_LINE = 1 << 20
-_FAREWELL = 0.2  # how long a stage 0 may take to end the others
 _DEATH = 5.0  # how long what was killed may take to be gone
 
 
@@ -271,32 +270,20 @@ class BootEnv:
 
     def _kill(self, process: _Process | None) -> None:
         """Kill who holds the other end of the socket: it was given to nobody but the program."""
-        try:
-            # First hang up. A stage that was stopped among strangers is hidden from us, but not from stage 0.
-            self._ours.shutdown(socket.SHUT_WR)
-            self._wait_for_end(_FAREWELL)
-        except OSError:
-            pass
         if process is not None:
             _kill_child(process)
         deadline = time.monotonic() + _DEATH
         while not self._ended and time.monotonic() < deadline:
             for pid in _holders(self._inode):
                 _kill(pid, self._inode)
-            self._wait_for_end(0.02)
-        self._release()
-
-    def _wait_for_end(self, timeout: float) -> None:
-        """The end of file is the end of the last of them."""
-        deadline = time.monotonic() + timeout
-        while not self._ended and (left := deadline - time.monotonic()) > 0:
-            self._ours.settimeout(left)
-            try:
+            try:  # the end of file is the end of the last of them
+                self._ours.settimeout(0.02)
                 self._ended = not self._ours.recv(65536)
             except TimeoutError:
                 pass
             except OSError:
                 self._ended = True
+        self._release()
 
 
 def _is_range(config: Config) -> bool:
