@@ -130,16 +130,12 @@ static int set_mounts(const bootstrap *boot, const orders *asked)
     return 0;
 }
 
-/* Root of a user namespace that was made or joined; where no root is mapped (EINVAL), who we are. */
+/* Root of a user namespace that was made or joined, where one is mapped. */
 static int become_its_root(const bootstrap *boot)
 {
     if (!(((int)boot->wanted.new_types | boot->wanted.joined_types) & CLONE_NEWUSER))
         return 0;
-    if (setresgid(0, 0, 0) < 0 && errno != EINVAL)
-        return fail(&boot->log, "setgid 0");
-    if (setresuid(0, 0, 0) < 0 && errno != EINVAL)
-        return fail(&boot->log, "setuid 0");
-    return 0;
+    return be_root_if_mapped(boot);
 }
 
 /* After whatever changes ids, which would clear it. That he may have died just before is seen by his pidfd. */

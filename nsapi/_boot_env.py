@@ -214,7 +214,7 @@ class BootEnv:
             raise NamespaceError(
                 errno.ETIMEDOUT,
                 step=f"wait for the program to {words}",
-                hint=None if self._program else "nothing is preloaded into a static or set-user-ID program",
+                hint=self._why_silent(),
             ) from None
         except ConnectionResetError:
             data, ancillary = b"", []
@@ -231,6 +231,13 @@ class BootEnv:
         self._read = bytearray(rest)
         for line in lines:
             self._take(line, sender)
+
+    def _why_silent(self) -> str | None:
+        if self._program:
+            return None
+        if self._started:
+            return "it has begun: a stage was stopped inside, or waits for something"
+        return "nothing is preloaded into a static or set-user-ID program"
 
     def _silence(self) -> NamespaceError:
         if not self._program:

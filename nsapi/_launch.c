@@ -254,6 +254,14 @@ static size_t put_digits(char *at, unsigned number)
     return count;
 }
 
+static bool has_step(const nsapi_program *program, int op)
+{
+    for (int index = 0; index < program->count; index++)
+        if (program->steps[index].op == op)
+            return true;
+    return false;
+}
+
 /* The caller knows the words for a step: its number will do. */
 static void tell_step(const launch *self, int step, int errnum)
 {
@@ -371,6 +379,8 @@ int main(int argc, char **argv)
     const cargo_header *header = self.header;
     nsexec_rules rules = {
         .root_if_mapped = true,
+        .sets_uid = has_step(&self.inside, NSAPI_SETRESUID),
+        .sets_gid = has_step(&self.inside, NSAPI_SETRESGID),
         .deny_setgroups = header->flags & DENY_SETGROUPS,
         .errnos = true,
         .watched = true,

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -164,7 +165,9 @@ def cargo(
     joined += [0, -1, 0] * (_MAX_JOINS - len(joins))
     body += b"\0"
     mask = sum(1 << number - 1 for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-    slots = [*lent, *[-1] * (_SLOTS - len(lent))]
+    # The others were the vfork child's; the caller's own cgroup fd may be one that the program is to have.
+    slots = [fd if slot == _plan.PARENT else -1 for slot, fd in enumerate(lent)]
+    slots += [-1] * (_SLOTS - len(slots))
     header = _HEADER.pack(
         _MAGIC, start + len(body), mission.flags, mask & 0xFFFFFFFF, mask >> 32, *slots, *ranges,
         together.fd, together.types, lent[_plan.PARENT], death, len(joins), *joined,
@@ -173,6 +176,8 @@ def cargo(
 
 
 # ---- one launch ----
+
+_PATIENCE = 2000  # milliseconds; nothing that stage 0 waits for outlives a caller that hangs up
 
 
 #: Each launch has a number, and all that it starts is called so until it is the program: at most 15 characters.
@@ -284,16 +289,21 @@ class _Talk:
     def _lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in bytes(self.said).decode("utf-8", "replace").splitlines() if line]
 
-    def _take_pidfds(self) -> None:
-        """Each is in a message of its own, which the kernel does not join with another."""
+    def _take_pidfds(self) -> bool:
+        """Take those that are there, and tell whether more can come.
+
+        Each is in a message of its own, which the kernel does not join with another.
+        """
         room = socket.CMSG_SPACE(4)
         while True:
             try:
                 data, ancillary, _, _ = self.ours.recvmsg(256, room, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-            except (BlockingIOError, ConnectionResetError):
-                return
+            except BlockingIOError:
+                return True
+            except ConnectionResetError:
+                return False
             if not data:
-                return
+                return False
             ((key, pid),) = json.loads(data).items()
             ((_, _, fd),) = ancillary
             self.pidfds[key] = pid, struct.unpack("=i", fd[:4])[0]
@@ -331,8 +341,7 @@ class _Talk:
                     self.ours.shutdown(socket.SHUT_WR)
                     hung_up = True
                 if self.started >= 0:
-                    self._listen()
-                    self._take_pidfds()
+                    self._kill_until_silent()
                     self._find_unreported()
                 for _, pidfd in self.pidfds.values():
                     _kill(pidfd)
@@ -346,6 +355,26 @@ class _Talk:
                 return
             except KeyboardInterrupt:
                 continue
+
+    def _kill_until_silent(self) -> None:
+        """Listen until nobody is left to say anything. Whom a stranger inside has stopped says nothing, and stays."""
+        poll = select.poll()
+        poll.register(self.log, select.POLLIN)
+        poll.register(self.ours, select.POLLIN)
+        while True:
+            for _, pidfd in self.pidfds.values():
+                _kill(pidfd)
+            found = dict(poll.poll(_PATIENCE))
+            if not found:
+                _kill(self.started)  # it does not hear that we have hung up: frozen, by who owns its cgroup
+            if self.ours.fileno() in found and not self._take_pidfds():
+                poll.unregister(self.ours)
+            if self.log in found:
+                more = os.read(self.log, 65536)
+                self.said += more
+                if not more:
+                    self._take_pidfds()
+                    return
 
     def close(self) -> None:
         self.ours.close()

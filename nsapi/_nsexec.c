@@ -666,15 +666,31 @@ static int open_proc(bootstrap *boot)
     return 0;
 }
 
+/*
+ * Beneath, on one mount: our caller may himself be in a stranger's mount namespace, where over /proc/self, a link, or a
+ * file there could lie that of another process. Where a seccomp filter does not know openat2, the magic must do.
+ */
+static int open_beneath(int dir, const char *name, int flags)
+{
+    nsapi_open_how how = {
+        .flags = (uint64_t)(flags | O_CLOEXEC),
+        .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH,
+    };
+    int fd = (int)syscall(SYS_openat2, dir, name, &how, sizeof how);
+    return fd < 0 && errno == ENOSYS ? openat(dir, name, flags | O_CLOEXEC) : fd;
+}
+
 static int open_for_writing(const bootstrap *boot, int dir, const char *name)
 {
-    int fd = openat(dir, name, O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || fs_magic(fd) == PROC_SUPER_MAGIC)
-        return fd;
-    close(fd);
-    say(&boot->log, LEVEL_ERROR, "something is mounted over /proc/…/%s", name);
-    errno = EXDEV;
-    return -1;
+    int fd = open_beneath(dir, name, O_WRONLY | O_NOFOLLOW);
+    if (fd >= 0 && fs_magic(fd) != PROC_SUPER_MAGIC) {
+        close(fd);
+        fd = -1;
+        errno = EXDEV;
+    }
+    if (fd < 0 && errno == EXDEV)
+        say(&boot->log, LEVEL_ERROR, "something is mounted over /proc/…/%s", name);
+    return fd;
 }
 
 /* One write(2): the kernel takes a map, or the offsets, in a single call only. */
@@ -994,7 +1010,7 @@ static int open_own_kind_of_proc(const bootstrap *boot, pid_t pid)
     text out = { .at = name, .end = name + sizeof name - 1 };
     put_number(&out, (unsigned)pid, 10);
     *out.at = '\0';
-    int dir = openat(boot->proc, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int dir = open_beneath(boot->proc, name, O_PATH | O_DIRECTORY | O_NOFOLLOW);
     return dir < 0 ? fail(&boot->log, "open /proc/%s", name) : dir;
 }
 
@@ -1183,6 +1199,9 @@ static int stage_2(bootstrap *boot)
 {
     const peer *self = &boot->init;
     enter_stage(boot, 2);
+    /* A parent that is killed cannot end us, and we, if a stranger inside stops us, not ourselves. */
+    if (boot->rules.own_stages)
+        prctl(PR_SET_PDEATHSIG, SIGKILL, 0L, 0L, 0L);
     close_owned(&boot->child.theirs);
     close_owned(&boot->reaper.ours);
     close_owned(&boot->init.ours);
@@ -1203,15 +1222,39 @@ static int stage_2(bootstrap *boot)
 
 /* ---- stage 1 ---- */
 
-/* EINVAL: there is none. The groups of outside mean nothing there; where they may not be dropped they stay, as nsenter's. */
+/*
+ * The groups of outside mean nothing in a joined user namespace, and its root, who may trace the program, shall not have
+ * them from us. Who may drop them does so before it joins: setgroups may be denied inside. An ordinary user tries it there.
+ * Who speaks runc's protocol says it himself.
+ */
+static void drop_groups(const bootstrap *boot)
+{
+    if (!boot->rules.become_root && boot->wanted.joined_types & CLONE_NEWUSER)
+        (void)setgroups(0, NULL);
+}
+
+/*
+ * EINVAL: there is none. Whoever has all capabilities in a joined user namespace may trace the program, and would have an
+ * id of ours that is not mapped there, and that he can get in no other way: root's, perhaps.
+ */
 static int be_root_if_mapped(const bootstrap *boot)
 {
-    if (boot->wanted.joined_types & CLONE_NEWUSER)
-        (void)setgroups(0, NULL);
-    if (setresgid(0, 0, 0) < 0 && errno != EINVAL)
-        return fail(&boot->log, "become group 0 in the user namespace");
-    if (setresuid(0, 0, 0) < 0 && errno != EINVAL)
-        return fail(&boot->log, "become root in the user namespace");
+    bool exposed = boot->wanted.joined_types & CLONE_NEWUSER;
+    drop_groups(boot);
+    if (setresgid(0, 0, 0) < 0) {
+        gid_t own = getegid();
+        if (errno != EINVAL)
+            return fail(&boot->log, "become group 0 in the user namespace");
+        if (exposed && !boot->rules.sets_gid && setresgid(own, own, own) < 0)
+            return fail(&boot->log, "keep a gid that the joined user namespace does not map");
+    }
+    if (setresuid(0, 0, 0) < 0) {
+        uid_t own = geteuid();
+        if (errno != EINVAL)
+            return fail(&boot->log, "become root in the user namespace");
+        if (exposed && !boot->rules.sets_uid && setresuid(own, own, own) < 0)
+            return fail(&boot->log, "keep a uid that the joined user namespace does not map");
+    }
     return 0;
 }
 
@@ -1396,6 +1439,9 @@ static int move(bootstrap *boot)
     cleanup_close int offsets = -1;
     if (open_offsets(boot, &offsets) < 0)
         return -1;
+    /* A directory of ours is a way out for whoever gets hold of it: none goes where strangers are (CVE-2024-21626). */
+    close_owned(&boot->proc);
+    drop_groups(boot);
     if (boot->wanted.join_count > 0 && (set_dumpable(boot, false) < 0 || join_all(boot) < 0))
         return -1;
     if (boot->rules.between && boot->rules.between(boot->rules.argument) < 0)

@@ -29,6 +29,7 @@ typedef struct {
 
     /* What a launcher wants, who is no speaker of the protocol. */
     bool root_if_mapped; /* of a user namespace joined or made: uid and gid 0 where there is one, else as they were */
+    bool sets_uid, sets_gid; /* the program is not executed with those that it has then */
     bool deny_setgroups; /* whoever writes the maps */
     bool errnos;         /* fatal lines also have "errno": a number, 0 where no system call is to blame */
     bool watched;        /* each pid is reported at its birth, with a pidfd; and all ends if the init pipe hangs up */

@@ -209,3 +209,15 @@ def waiting_for_all(thief: str) -> Iterator[None]:
         stop.set()
         if thief == "thread":
             thread.join()
+
+
+def living(init: int) -> list[str]:
+    """Who lives in the pid namespace of *init*, its pid 1, beside it, by the /proc that is mounted there."""
+    found = []
+    for stat in Path(f"/proc/{init}/root/proc").glob("[0-9]*/stat"):
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] not in ("Z", "X") and stat.parent.name != "1":
+                found.append(stat.parent.name)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
+    return found
