@@ -2,7 +2,7 @@
 /*
  * The preloaded object: LD_PRELOAD brings it into any dynamic program, and it runs before main, in one thread.
  *
- * Without _NSAPI_BOOT it is nsexec(), for a speaker of runc's protocol (runc mode). With it, it serves boot_env()
+ * Without _NSAPI_BOOT it does as nsexec(), for a speaker of runc's protocol (runc mode). With it, it serves boot_env()
  * (proxy mode): whoever starts the program, by whatever means, waits for and signals the pid that he started. So that
  * process is the program, where nothing but it has to be made. A new or joined pid or time namespace holds only
  * children: then it stays as the program's parent, and does whatever the program does. Who fails exits 1.
@@ -11,16 +11,16 @@
  */
 #include "_nsexec.c"
 
+#include <link.h>
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 
-/* What _NSAPI_BOOT says, which runc's message cannot: socket's inode, propagation, /proc, path of this object. */
+/* What _NSAPI_BOOT says, which runc's message cannot. */
 typedef struct {
     unsigned long inode;
     unsigned long propagation; /* MS_*, 0: as it is */
     unsigned long new_proc;    /* 0: no; 1: yes; 2: yes, after having made the old one private */
-    const char *object;
 } orders;
 
 /* As it was when the program was executed, and shall be when its main begins. */
@@ -46,11 +46,10 @@ static int read_orders(const journal *log, const char *text, orders *ret)
     for (size_t index = 0; index < LENGTH(numbers); index++) {
         char *end;
         *numbers[index] = strtoul(text, &end, 10);
-        if (end == text || *end != ':')
+        if (end == text || *end != (index + 1 < LENGTH(numbers) ? ':' : '\0'))
             return refuse(log, "_NSAPI_BOOT is not what boot_env has made");
         text = end + 1;
     }
-    ret->object = text;
     return 0;
 }
 
@@ -81,16 +80,45 @@ static int answer(const bootstrap *boot, const char *line)
     return 0;
 }
 
-/* Cuts the entry out of LD_PRELOAD, and leaves what else is there as it is. */
-static void leave_preload(const char *object)
+/* The linker's name for the object in which this variable lies. */
+static int take_own_name(struct dl_phdr_info *info, size_t size, void *ret)
 {
-    char *list = getenv("LD_PRELOAD");
-    size_t length = strlen(object);
-    for (char *at = list; at && (at = strstr(at, object)); at += length) {
-        bool begins = at == list || at[-1] == ':' || at[-1] == ' ';
-        char *end = at + length;
-        if (!begins || (*end && *end != ':' && *end != ' '))
+    (void)size;
+    uintptr_t here = (uintptr_t)&all_signals;
+    for (size_t index = 0; index < info->dlpi_phnum; index++) {
+        uintptr_t start = (uintptr_t)info->dlpi_addr + info->dlpi_phdr[index].p_vaddr;
+        if (info->dlpi_phdr[index].p_type != PT_LOAD || here < start || here - start >= info->dlpi_phdr[index].p_memsz)
             continue;
+        *(const char **)ret = info->dlpi_name;
+        return 1;
+    }
+    return 0;
+}
+
+/* An entry without a slash is what the linker has searched for. */
+static bool is_own_entry(const char *entry, size_t length, const char *name)
+{
+    const char *base = strrchr(name, '/');
+    if (base && !memchr(entry, '/', length))
+        name = base + 1;
+    return strlen(name) == length && memcmp(entry, name, length) == 0;
+}
+
+/* Cuts our entry out of LD_PRELOAD, and leaves what else is there as it is. */
+static void leave_preload(void)
+{
+    static const char between[] = ": ";
+    char *list = getenv("LD_PRELOAD");
+    const char *name = NULL;
+    if (!list || !dl_iterate_phdr(take_own_name, &name))
+        return;
+    for (char *at = list; *at;) {
+        size_t length = strcspn(at, between);
+        char *end = at + length;
+        if (!is_own_entry(at, length, name)) {
+            at = end + (*end != '\0');
+            continue;
+        }
         if (*end)
             end++;
         else if (at > list)
@@ -98,23 +126,30 @@ static void leave_preload(const char *object)
         memmove(at, end, strlen(end) + 1);
         break;
     }
-    if (list && !*list)
+    if (!*list)
         unsetenv("LD_PRELOAD");
+}
+
+/* No child of the program is to be booted, too. */
+static int leave_environment(const bootstrap *boot)
+{
+    leave_preload();
+    unsetenv("_LIBCONTAINER_INITPIPE");
+    unsetenv("_LIBCONTAINER_LOGPIPE");
+    unsetenv("_LIBCONTAINER_LOGLEVEL");
+    if (setenv("_LIBCONTAINER_INITTYPE", boot->wanted.new_types ? "standard" : "setns", 1) < 0)
+        return fail(&boot->log, "set the environment");
+    return 0;
 }
 
 static int set_environment(const bootstrap *boot, const orders *asked)
 {
     char value[48];
     snprintf(value, sizeof value, "%d:%lu", boot->init_pipe, asked->inode);
-    leave_preload(asked->object);
-    unsetenv("_LIBCONTAINER_INITPIPE");
-    unsetenv("_LIBCONTAINER_LOGPIPE");
-    unsetenv("_LIBCONTAINER_LOGLEVEL");
-    if (setenv("_NSAPI_READY", value, 1) < 0 ||
-        setenv("_LIBCONTAINER_INITTYPE", boot->wanted.new_types ? "standard" : "setns", 1) < 0)
+    unsetenv("_NSAPI_BOOT");
+    if (setenv("_NSAPI_READY", value, 1) < 0)
         return fail(&boot->log, "set the environment");
-    unsetenv("_NSAPI_BOOT"); /* last: asked->object lies in it */
-    return 0;
+    return leave_environment(boot);
 }
 
 /* ---- the program, inside ---- */
@@ -304,15 +339,29 @@ static bool act_for_init(program *of, int signal_number)
     }
 }
 
+/*
+ * A terminal sends to its whole process group: the program has it already. Not that it hangs up: the session's leader
+ * alone is told. (What else the kernel sends, as at the end of an alarm from before exec, is for us alone.)
+ */
+static bool has_it_already(const program *of, const siginfo_t *info)
+{
+    static const int of_a_terminal[] = { SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH, SIGHUP, SIGCONT };
+    if (info->si_code != SI_KERNEL || getpgid(of->pid) != getpgrp())
+        return false;
+    if ((info->si_signo == SIGHUP || info->si_signo == SIGCONT) && getsid(0) == getpid())
+        return false;
+    for (size_t index = 0; index < LENGTH(of_a_terminal); index++)
+        if (of_a_terminal[index] == info->si_signo)
+            return true;
+    return false;
+}
+
 static void pass_on(program *of, siginfo_t *info)
 {
     int signal_number = info->si_signo;
     if (signal_number == SIGCHLD && info->si_code > 0)
         return; /* our own */
-    if (act_for_init(of, signal_number))
-        return;
-    /* A terminal has sent it to its whole process group: it has it already. */
-    if (info->si_code == SI_KERNEL && getpgid(of->pid) == getpgrp())
+    if (act_for_init(of, signal_number) || has_it_already(of, info))
         return;
     send_program(of, signal_number, info->si_code == SI_QUEUE ? info : NULL);
 }
@@ -430,13 +479,26 @@ static int boot_as_ordered(const char *text)
     return result;
 }
 
+static void boot_for_speaker(void)
+{
+    bootstrap boot = new_bootstrap(of_runc);
+    int end = perform(&boot);
+    if (end == NSEXEC_INSIDE && leave_environment(&boot) < 0)
+        end = NSEXEC_FAILED;
+    release(&boot);
+    if (end != NSEXEC_INSIDE)
+        _exit(end == NSEXEC_FAILED);
+}
+
 __attribute__((constructor)) static void before_main(void)
 {
     int saved = errno;
     const char *text = getenv("_NSAPI_BOOT");
-    if (!text || !*text)
-        nsexec();
-    else if (boot_as_ordered(text) < 0)
-        _exit(1);
+    if (text && *text) {
+        if (boot_as_ordered(text) < 0)
+            _exit(1);
+    } else if (is_asked_for()) {
+        boot_for_speaker();
+    }
     errno = saved;
 }

@@ -640,7 +640,7 @@ def test_start_initialization_reports_what_it_raises(anyone: Runner) -> None:
         ["ours", "NamespaceError", True, 1, "", ""],
         ["unknown", "RuntimeError", True, 1, "", ""],
         ["hostile", "RuntimeError", True, 1, "", ""],
-        ["large", "RuntimeError", False, 1, "", ""],
+        ["large", "RuntimeError", True, 1, "", ""],
         ["good", "NoneType", False, 0, "5\nonce\n", ""],
         ["exits", "NamespaceError", False, 3, "", ""],
     ]
