@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 
 /* What _NSAPI_BOOT says, which runc's message cannot. */
 typedef struct {
@@ -290,20 +291,27 @@ static void send_program(const program *of, int signal_number, siginfo_t *info)
         syscall(SYS_pidfd_send_signal, of->pidfd, signal_number, info, 0U);
 }
 
+/* The length, with a NUL behind; 0 where it cannot be read. */
+static size_t read_its_file(const program *of, const char *file, char *content, size_t size)
+{
+    char name[32];
+    snprintf(name, sizeof name, "/proc/%d/%s", of->pid, file);
+    cleanup_close int fd = open(name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fs_magic(fd) != PROC_SUPER_MAGIC)
+        return 0;
+    ssize_t length = read(fd, content, size - 1);
+    content[length < 0 ? 0 : length] = '\0';
+    return length < 0 ? 0 : (size_t)length;
+}
+
 /* Blocked, ignored and caught signals are its own business: those of /proc/PID/status, or all if we cannot know. */
 static uint64_t signals_it_handles(const program *of)
 {
-    char name[32], content[4096];
-    snprintf(name, sizeof name, "/proc/%d/status", of->pid);
-    cleanup_close int fd = open(name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fs_magic(fd) != PROC_SUPER_MAGIC)
-        return all_signals;
-    ssize_t length = read(fd, content, sizeof content - 1);
-    if (length <= 0)
-        return all_signals;
-    content[length] = '\0';
     static const char *const keys[] = { "\nSigBlk:", "\nSigIgn:", "\nSigCgt:" };
+    char content[4096];
     uint64_t handled = 0;
+    if (read_its_file(of, "status", content, sizeof content) == 0)
+        return all_signals;
     for (size_t index = 0; index < LENGTH(keys); index++) {
         const char *line = strstr(content, keys[index]);
         if (!line)
@@ -313,13 +321,37 @@ static uint64_t signals_it_handles(const program *of)
     return handled;
 }
 
+/* As inits do by sigwait(3). The kernel shows them as not blocked then; but the system call it is in, with arguments. */
+static uint64_t signals_it_waits_for(const program *of)
+{
+    char content[256], *arguments;
+    uint64_t waited_for = 0;
+    if (read_its_file(of, "syscall", content, sizeof content) == 0)
+        return 0;
+    if (strtol(content, &arguments, 10) != SYS_rt_sigtimedwait || arguments == content)
+        return 0;
+    struct iovec ours = { &waited_for, sizeof waited_for };
+    struct iovec theirs = { (void *)(uintptr_t)strtoull(arguments, NULL, 16), sizeof waited_for };
+    syscall(SYS_process_vm_readv, of->pid, &ours, 1UL, &theirs, 1UL, 0UL);
+    return waited_for;
+}
+
+/* It may begin or end to wait between two looks at it. */
+static bool takes(const program *of, int signal_number)
+{
+    uint64_t taken = 0;
+    for (int look = 0; look < 3; look++)
+        taken |= signals_it_handles(of) | signals_it_waits_for(of);
+    return taken & 1ULL << (signal_number - 1);
+}
+
 /*
  * The kernel drops what pid 1 of a pid namespace has no handler for. But it is not pid 1 for who has started us, and
  * expects of terminate() that it ends a program that does not care.
  */
 static bool act_for_init(program *of, int signal_number)
 {
-    if (!of->is_init || signals_it_handles(of) & 1ULL << (signal_number - 1))
+    if (!of->is_init || takes(of, signal_number))
         return false;
     switch (signal_number) {
     case SIGCHLD:
