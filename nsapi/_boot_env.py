@@ -271,7 +271,7 @@ class BootEnv:
     # ---- nothing is left running ----
 
     def _kill(self, process: _Process | None) -> None:
-        """Kill who was given the other end of the socket. (A fork of ours has a copy, but one that ends at exec.)"""
+        """Kill who was given the other end of the socket; a fork of ours has a copy, but one that ends at exec."""
         if process is not None:
             _kill_child(process)
         deadline = time.monotonic() + _DEATH

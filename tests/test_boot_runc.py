@@ -131,9 +131,7 @@ def test_what_else_is_preloaded_stays(preloaded: str, preload: str, left: str) -
     if not other.exists():
         other.write_bytes(Path(next(iter(Path("/lib").glob("*/libm.so.6")), preloaded)).read_bytes())
     names = {"own": preloaded, "folder": folder}
-    boot = started(
-        preload.format(**names), ["/bin/sh", "-c", SHELL_PROGRAM], env={"LD_LIBRARY_PATH": folder}
-    )
+    boot = started(preload.format(**names), ["/bin/sh", "-c", SHELL_PROGRAM], env={"LD_LIBRARY_PATH": folder})
     facts = boot.succeed(message(create("uts")))
     boot.close()
     assert facts["preload"] == left.format(**names)

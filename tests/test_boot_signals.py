@@ -62,9 +62,7 @@ def test_every_signal_that_can_be_caught_reaches_the_program_once(anyone: Runner
 
 
 @pytest.mark.parametrize("types", KINDS[:2], ids=IDS[:2])
-def test_every_signal_that_nobody_catches_does_what_it_does(
-    anyone: Runner, types: list[str]
-) -> None:
+def test_every_signal_that_nobody_catches_does_what_it_does(anyone: Runner, types: list[str]) -> None:
     """It ends both by that signal, or changes nothing."""
 
     def body(types: list[str], signals: list[int], harmless: list[int]) -> Any:
