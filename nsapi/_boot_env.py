@@ -161,7 +161,7 @@ class BootEnv:
                 self._program = 0
                 raise NamespaceError(
                     errno.ECHILD,
-                    step="the program inside is not the one that was started",
+                    step="check who is inside",
                     hint=f"nothing was preloaded into process {process.pid}, but into its child {self._started}",
                 )
         except BaseException:

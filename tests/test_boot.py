@@ -713,7 +713,7 @@ def test_a_child_of_a_static_program_is_not_what_was_started(anyone: Runner, lib
             facts = failure(lambda: boot.confirm(60, process))
             return facts["step"], process.wait(60), nsapi._boot_env._holders(boot._inode), children()
 
-    words = "the program inside is not the one that was started"
+    words = "check who is inside"
     assert anyone(body, str(starter), tool("sleep")) == [words, -9, [], []]
 
 
