@@ -1027,6 +1027,12 @@ def test_bootstrap_data_refuses_what_it_cannot_say(config: nsapi.Config, words: 
             nsapi.boot_env(config)
 
 
+def test_no_path_ends_early() -> None:
+    """What comes behind a NUL would be lost."""
+    with pytest.raises(ValueError, match="a NUL byte"):
+        nsapi.bootstrap_data(nsapi.Config.new(net="/a\0b"))
+
+
 def test_a_length_of_an_attribute_never_wraps() -> None:
     """The longest that fits: one byte more is refused, not cut (CVE-2021-43784)."""
     room = 65532 - 16 - 8 - 8 - 4 - len("net:\0")  # 65,535 cannot be: attributes end at a multiple of 4

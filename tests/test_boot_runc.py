@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_nsexec
 from conftest import AS_OTHER, tool
 from inside import TYPES
 from test_nsexec import (
@@ -210,3 +211,15 @@ def test_an_ordinary_users_data_is_understood(preloaded: str, user_python: str) 
     boot.close()
     assert changed(facts) == {"user", "pid", "net"}
     assert json.dumps(facts["uid"]) == "[0, 0, 0]"
+
+
+@pytest.mark.parametrize("scene", test_nsexec.SCENES)
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_one_who_is_killed_takes_the_others_with_him(
+    preloaded: str, readable_tmp: Path, victim: int, scene: str
+) -> None:
+    """At every line of the log, as where the bootstrap is part of the program."""
+    script = readable_tmp / "program"
+    script.write_text(f"#!/bin/sh\nexec env LD_PRELOAD={preloaded} /bin/sh -c 'echo {{}}; cat; exit 7'\n")
+    script.chmod(0o755)
+    test_nsexec.test_one_who_is_killed_takes_the_others_with_him(str(script), victim, scene)

@@ -46,13 +46,15 @@ def test_every_signal_that_can_be_caught_reaches_the_program_once(anyone: Runner
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         taken = []
-        for number in signals:
-            os.kill(process.pid, number)
-            taken.append(process.stdout.readline().split())
-        libc = ctypes.CDLL(None, use_errno=True)
-        assert libc.sigqueue(process.pid, signal.SIGRTMIN + 1, ctypes.c_void_p(5)) == 0
-        queued = process.stdout.readline().split()
-        process.kill()
+        try:
+            for number in signals:
+                os.kill(process.pid, number)
+                taken.append(process.stdout.readline().split())
+            libc = ctypes.CDLL(None, use_errno=True)
+            assert libc.sigqueue(process.pid, signal.SIGRTMIN + 1, ctypes.c_void_p(5)) == 0
+            queued = process.stdout.readline().split()
+        finally:
+            process.kill()
         rest = process.stdout.read()
         process.stdout.close()
         return [number for number, _ in taken], {code for _, code in taken} <= {"0"}, queued[1], rest, process.wait()
@@ -78,23 +80,27 @@ def test_every_signal_that_nobody_catches_does_what_it_does(anyone: Runner, type
             if number in harmless:
                 os.kill(process.pid, signal.SIGTERM)  # comes later
             expected = -signal.SIGTERM if number in harmless else -number
-            if process.wait(60) != expected:
-                wrong.append((number, process.returncode))
+            try:
+                if process.wait(20) != expected:
+                    wrong.append((number, process.returncode))
+            finally:
+                process.kill()
         return wrong, children()
 
     signals = [number for number in CATCHABLE if number not in STOPPING] + [9]
     assert anyone(body, types, signals, sorted(IGNORED)) == [[], []]
 
 
+@pytest.mark.parametrize(("key", "number"), [("", 1), ("\x03", 2), ("\x1c", 3)], ids=["hangup", "Ctrl-C", "Ctrl-\\"])
 @pytest.mark.parametrize("types", KINDS[:2], ids=IDS[:2])
-def test_a_terminal_that_hangs_up_is_told_to_the_program(anyone: Runner, types: list[str]) -> None:
-    """The kernel tells the session's leader alone, which is who stands between."""
+def test_a_terminal_of_its_own_ends_the_program(anyone: Runner, types: list[str], key: str, number: int) -> None:
+    """By a key, which all in the group are told, or by hanging up, which only who stands between is told."""
 
-    def body(types: list[str]) -> Any:
+    def body(types: list[str], key: str, number: int) -> Any:
         import json
         import pty
 
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
         ours, theirs = pty.openpty()
         start = (
             "import fcntl, json, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
@@ -109,10 +115,16 @@ def test_a_terminal_that_hangs_up_is_told_to_the_program(anyone: Runner, types: 
             )
             boot.confirm(60, process)
         os.close(theirs)
-        os.close(ours)
-        return process.wait(60), children()
+        if key:
+            os.write(ours, key.encode())
+        else:
+            os.close(ours)
+        try:
+            return process.wait(20), children()
+        finally:
+            process.kill()
 
-    assert anyone(body, types) == [-1, []]
+    assert anyone(body, types, key, number) == [-number, []]
 
 
 @pytest.mark.parametrize("types", KINDS, ids=IDS)
@@ -129,6 +141,9 @@ def test_an_alarm_from_before_is_the_programs(anyone: Runner, types: list[str]) 
         with nsapi.boot_env(nsapi.Config.new(*types)) as boot:
             process = subprocess.Popen([sys.executable, "-c", start, json.dumps(boot.env)], pass_fds=boot.pass_fds)
             boot.confirm(60, process)
-        return process.wait(60), children()
+        try:
+            return process.wait(20), children()
+        finally:
+            process.kill()
 
     assert anyone(body, types) == [-14, []]
