@@ -144,9 +144,8 @@ class BootEnv:
 
         If it is not inside in time (no object is preloaded into a static or set-user-ID program), what holds our end of
         the pipe is killed, and *process*, what the spawner has returned, if it is given: only that finds a program of
-        another user, and that it is itself the one inside, not a child of it. Raises NamespaceError naming the step; it is
-        a TimeoutError if nothing was said. What
-        :func:`start_initialization` has caught is raised too, if it is there.
+        another user, and tells a child of it that is inside from itself. Raises NamespaceError naming the step; it is a
+        TimeoutError if nothing was said. What :func:`start_initialization` has caught is raised too, if it is there.
         """
         self._theirs.close()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -158,6 +157,8 @@ class BootEnv:
             if self._error is not None:
                 raise self._error
             if process is not None and process.pid not in (None, self._started):
+                for pid in (self._started, self._program):
+                    _kill(pid, self._inode)
                 self._program = 0
                 raise NamespaceError(
                     errno.ECHILD,
@@ -309,12 +310,14 @@ def _find_object() -> str:
     return path
 
 
-def _holds(pid: int, inode: int) -> bool:
+def _holds(pid: int, inode: int, *, passed_on: bool = False) -> bool:
     wanted = f"socket:[{inode}]"
     try:
         for fd in os.listdir(f"/proc/{pid}/fd"):
             try:
-                if os.readlink(f"/proc/{pid}/fd/{fd}") == wanted and _is_inherited(f"/proc/{pid}/fdinfo/{fd}"):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") == wanted and (
+                    not passed_on or _is_inherited(f"/proc/{pid}/fdinfo/{fd}")
+                ):
                     return True
             except OSError:
                 continue
@@ -331,7 +334,7 @@ def _is_inherited(path: str) -> bool:
 
 def _holders(inode: int) -> list[int]:
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [pid for pid in pids if pid != os.getpid() and _holds(pid, inode)]
+    return [pid for pid in pids if pid != os.getpid() and _holds(pid, inode, passed_on=True)]
 
 
 def _kill(pid: int, inode: int) -> None:
