@@ -717,6 +717,22 @@ def test_a_child_of_a_static_program_is_not_what_was_started(anyone: Runner, lib
     assert anyone(body, str(starter), tool("sleep")) == [words, -9, [], []]
 
 
+def test_a_multiprocessing_process_that_fails_is_waited_for(anyone: Runner) -> None:
+    """Its start raises what confirm has raised, and leaves no zombie."""
+
+    def body() -> Any:
+        import multiprocessing
+
+        from boot_multiprocessing import BootProcess
+
+        process = BootProcess(nsapi.Config.new("user", net="/nonexistent"), target=print)
+        facts = failure(process.start)
+        multiprocessing.resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+        return facts["step"], process.exitcode != 0, children()
+
+    assert anyone(body) == ["open the net namespace /nonexistent", True, []]
+
+
 def test_closing_it_early_ends_what_is_not_inside_yet(anyone: Runner) -> None:
     """Nobody would ever confirm it."""
 
