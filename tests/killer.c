@@ -2,7 +2,7 @@
 /*
  * Preloaded beside the object under test: kills at a chosen call of a chosen process. NSAPI_TEST_KILL is
  * "who:number:marker:pidfd"; who is 0, 1, 2 (a stage) or m (the mapper); a byte in marker tells that it has come so
- * far; with a pidfd, it waits until somebody else has died, else it dies.
+ * far; with a pidfd, or the end of a pipe, it waits until somebody else has died or closed that, else it dies.
  */
 #include <errno.h>
 #include <poll.h>

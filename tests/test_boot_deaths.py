@@ -122,6 +122,40 @@ def test_a_spawner_that_is_killed_leaves_nobody(user: Runner, killer: str, types
     assert set(outputs) <= {"", "ran\n", "confirmed\n", "confirmed\nran\n", "ran\nconfirmed\n"}
 
 
+@pytest.mark.parametrize("types", [STAGES, ["user", "time"]], ids="-".join)
+def test_a_program_does_not_begin_without_who_stands_between(anyone: Runner, killer: str, types: list[str]) -> None:
+    """He is killed while it waits at each of its moments: it has not asked to die with him yet, or dies with him."""
+
+    def body(killer: str, types: list[str]) -> Any:
+        outputs = []
+        for number in range(1, 200):
+            said, marker = os.pipe()
+            gate, opener = os.pipe()
+            with nsapi.boot_env(nsapi.Config.new(*types)) as boot:
+                env = {**boot.env, "NSAPI_TEST_KILL": f"2:{number}:{marker}:{gate}"}
+                env["LD_PRELOAD"] += f":{killer}"
+                pass_fds = (*boot.pass_fds, marker, gate)
+                pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+                process = subprocess.Popen(["echo", "ran"], env=env, pass_fds=pass_fds, **pipes)
+                os.close(marker)
+                hit = os.read(said, 1) == b"\0"
+                if hit:
+                    process.kill()
+                    process.wait()
+                os.close(opener)
+                output, _ = process.communicate()  # the end of file: nobody has it any more
+                os.close(said)
+                os.close(gate)
+                failure(boot.confirm)
+            if not hit:
+                assert output == b"ran\n"
+                break
+            outputs.append(output.decode())
+        return len(outputs) > 3, set(outputs) == {""}, children()
+
+    assert anyone(body, killer, types) == [True, True, []]
+
+
 def test_a_fork_of_the_parent_is_not_taken_for_the_program(anyone: Runner) -> None:
     """It has a copy of the pipe for no fault of its own; when the program is killed, it lives."""
 
