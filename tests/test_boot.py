@@ -1056,3 +1056,5 @@ def test_a_length_of_an_attribute_never_wraps() -> None:
     data = nsapi.bootstrap_data(config)
     assert len(data) == 65532
     assert attribute(27282, b"net:" + config.namespaces.path_of("net").encode() + b"\0") in data
+    with pytest.raises(ValueError, match="65536 bytes"):
+        nsapi.bootstrap_data(nsapi.Config.new(net="/" + "x" * room))
