@@ -1657,20 +1657,30 @@ static bootstrap new_bootstrap(nsexec_rules rules)
     };
 }
 
-nsexec_end nsexec_bootstrap(nsexec_rules rules)
+/* Of the environment. Who has failed has said so, and leaves nobody behind. */
+static int perform(bootstrap *boot)
 {
-    bootstrap boot = new_bootstrap(rules);
     int end = NSEXEC_FAILED;
     /* Set by whoever may not do what a setuid program may: no descriptor of theirs is written to, either. */
     if (getauxval(AT_SECURE))
-        refuse(&boot.log, "a program with more rights than its caller takes no bootstrap");
-    else if (read_environment(&boot) == 0)
-        end = prepare(&boot) < 0 ? NSEXEC_FAILED : run_stages(&boot);
+        refuse(&boot->log, "a program with more rights than its caller takes no bootstrap");
+    else if (read_environment(boot) == 0)
+        end = prepare(boot) < 0 ? NSEXEC_FAILED : run_stages(boot);
     if (end == NSEXEC_FAILED)
-        end_others(&boot);
+        end_others(boot);
+    return end;
+}
+
+nsexec_end nsexec_bootstrap(nsexec_rules rules)
+{
+    bootstrap boot = new_bootstrap(rules);
+    int end = perform(&boot);
     release(&boot);
     return (nsexec_end)end;
 }
+
+/* As runc's stages are. */
+static const nsexec_rules of_runc = { .become_root = true, .new_session = true, .together = -1 };
 
 static bool is_asked_for(void)
 {
@@ -1683,7 +1693,7 @@ void nsexec(void)
     if (!is_asked_for())
         return;
     int saved = errno;
-    switch (nsexec_bootstrap((nsexec_rules){ .become_root = true, .new_session = true, .together = -1 })) {
+    switch (nsexec_bootstrap(of_runc)) {
     case NSEXEC_INSIDE:
         errno = saved;
         return;
