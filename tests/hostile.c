@@ -52,7 +52,8 @@ static int is_joiner(int pid)
         return 0;
     ssize_t length = read(fd, comm, sizeof comm);
     close(fd);
-    return length > 7 && memcmp(comm, "runc:[2", 7) == 0;
+    /* The preloaded object's stages are called as runc's, the launcher's by the number of the launch. */
+    return length > 7 && (memcmp(comm, "runc:[2", 7) == 0 || memcmp(comm, "nsapi:", 6) == 0);
 }
 
 static void look(int pid)
