@@ -70,7 +70,11 @@ class BootProcess(context.SpawnProcess):
         """Start, and return when the program is inside."""
         with nsapi.boot_env(self.config) as self.boot:
             super().start()
-            self.boot.confirm(60, self)
+            try:
+                self.boot.confirm(60, self)
+            except BaseException:
+                self.join()  # it has been killed
+                raise
 
 
 def work(queue: Any) -> None:

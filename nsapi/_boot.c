@@ -2,7 +2,7 @@
 /*
  * The preloaded object: LD_PRELOAD brings it into any dynamic program, and it runs before main, in one thread.
  *
- * Without _NSAPI_BOOT it is nsexec(), for a speaker of runc's protocol (runc mode). With it, it serves boot_env()
+ * Without _NSAPI_BOOT it does as nsexec(), for a speaker of runc's protocol (runc mode). With it, it serves boot_env()
  * (proxy mode): whoever starts the program, by whatever means, waits for and signals the pid that he started. So that
  * process is the program, where nothing but it has to be made. A new or joined pid or time namespace holds only
  * children: then it stays as the program's parent, and does whatever the program does. Who fails exits 1.
@@ -11,16 +11,17 @@
  */
 #include "_nsexec.c"
 
+#include <link.h>
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 
-/* What _NSAPI_BOOT says, which runc's message cannot: socket's inode, propagation, /proc, path of this object. */
+/* What _NSAPI_BOOT says, which runc's message cannot. */
 typedef struct {
     unsigned long inode;
     unsigned long propagation; /* MS_*, 0: as it is */
     unsigned long new_proc;    /* 0: no; 1: yes; 2: yes, after having made the old one private */
-    const char *object;
 } orders;
 
 /* As it was when the program was executed, and shall be when its main begins. */
@@ -46,11 +47,10 @@ static int read_orders(const journal *log, const char *text, orders *ret)
     for (size_t index = 0; index < LENGTH(numbers); index++) {
         char *end;
         *numbers[index] = strtoul(text, &end, 10);
-        if (end == text || *end != ':')
+        if (end == text || *end != (index + 1 < LENGTH(numbers) ? ':' : '\0'))
             return refuse(log, "_NSAPI_BOOT is not what boot_env has made");
         text = end + 1;
     }
-    ret->object = text;
     return 0;
 }
 
@@ -81,16 +81,45 @@ static int answer(const bootstrap *boot, const char *line)
     return 0;
 }
 
-/* Cuts the entry out of LD_PRELOAD, and leaves what else is there as it is. */
-static void leave_preload(const char *object)
+/* The linker's name for the object in which this variable lies. */
+static int take_own_name(struct dl_phdr_info *info, size_t size, void *ret)
 {
-    char *list = getenv("LD_PRELOAD");
-    size_t length = strlen(object);
-    for (char *at = list; at && (at = strstr(at, object)); at += length) {
-        bool begins = at == list || at[-1] == ':' || at[-1] == ' ';
-        char *end = at + length;
-        if (!begins || (*end && *end != ':' && *end != ' '))
+    (void)size;
+    uintptr_t here = (uintptr_t)&all_signals;
+    for (size_t index = 0; index < info->dlpi_phnum; index++) {
+        uintptr_t start = (uintptr_t)info->dlpi_addr + info->dlpi_phdr[index].p_vaddr;
+        if (info->dlpi_phdr[index].p_type != PT_LOAD || here < start || here - start >= info->dlpi_phdr[index].p_memsz)
             continue;
+        *(const char **)ret = info->dlpi_name;
+        return 1;
+    }
+    return 0;
+}
+
+/* An entry without a slash is what the linker has searched for. */
+static bool is_own_entry(const char *entry, size_t length, const char *name)
+{
+    const char *base = strrchr(name, '/');
+    if (base && !memchr(entry, '/', length))
+        name = base + 1;
+    return strlen(name) == length && memcmp(entry, name, length) == 0;
+}
+
+/* Cuts our entry out of LD_PRELOAD, and leaves what else is there as it is. */
+static void leave_preload(void)
+{
+    static const char between[] = ": ";
+    char *list = getenv("LD_PRELOAD");
+    const char *name = NULL;
+    if (!list || !dl_iterate_phdr(take_own_name, &name))
+        return;
+    for (char *at = list; *at;) {
+        size_t length = strcspn(at, between);
+        char *end = at + length;
+        if (!is_own_entry(at, length, name)) {
+            at = end + (*end != '\0');
+            continue;
+        }
         if (*end)
             end++;
         else if (at > list)
@@ -98,23 +127,30 @@ static void leave_preload(const char *object)
         memmove(at, end, strlen(end) + 1);
         break;
     }
-    if (list && !*list)
+    if (!*list)
         unsetenv("LD_PRELOAD");
+}
+
+/* No child of the program is to be booted, too. */
+static int leave_environment(const bootstrap *boot)
+{
+    leave_preload();
+    unsetenv("_LIBCONTAINER_INITPIPE");
+    unsetenv("_LIBCONTAINER_LOGPIPE");
+    unsetenv("_LIBCONTAINER_LOGLEVEL");
+    if (setenv("_LIBCONTAINER_INITTYPE", boot->wanted.new_types ? "standard" : "setns", 1) < 0)
+        return fail(&boot->log, "set the environment");
+    return 0;
 }
 
 static int set_environment(const bootstrap *boot, const orders *asked)
 {
     char value[48];
     snprintf(value, sizeof value, "%d:%lu", boot->init_pipe, asked->inode);
-    leave_preload(asked->object);
-    unsetenv("_LIBCONTAINER_INITPIPE");
-    unsetenv("_LIBCONTAINER_LOGPIPE");
-    unsetenv("_LIBCONTAINER_LOGLEVEL");
-    if (setenv("_NSAPI_READY", value, 1) < 0 ||
-        setenv("_LIBCONTAINER_INITTYPE", boot->wanted.new_types ? "standard" : "setns", 1) < 0)
+    unsetenv("_NSAPI_BOOT");
+    if (setenv("_NSAPI_READY", value, 1) < 0)
         return fail(&boot->log, "set the environment");
-    unsetenv("_NSAPI_BOOT"); /* last: asked->object lies in it */
-    return 0;
+    return leave_environment(boot);
 }
 
 /* ---- the program, inside ---- */
@@ -130,16 +166,12 @@ static int set_mounts(const bootstrap *boot, const orders *asked)
     return 0;
 }
 
-/* Root of a user namespace that was made or joined; where no root is mapped (EINVAL), who we are. */
+/* Root of a user namespace that was made or joined, where one is mapped. */
 static int become_its_root(const bootstrap *boot)
 {
     if (!(((int)boot->wanted.new_types | boot->wanted.joined_types) & CLONE_NEWUSER))
         return 0;
-    if (setresgid(0, 0, 0) < 0 && errno != EINVAL)
-        return fail(&boot->log, "setgid 0");
-    if (setresuid(0, 0, 0) < 0 && errno != EINVAL)
-        return fail(&boot->log, "setuid 0");
-    return 0;
+    return be_root_if_mapped(boot);
 }
 
 /* After whatever changes ids, which would clear it. That he may have died just before is seen by his pidfd. */
@@ -255,20 +287,27 @@ static void send_program(const program *of, int signal_number, siginfo_t *info)
         syscall(SYS_pidfd_send_signal, of->pidfd, signal_number, info, 0U);
 }
 
+/* The length, with a NUL behind; 0 where it cannot be read. */
+static size_t read_its_file(const program *of, const char *file, char *content, size_t size)
+{
+    char name[32];
+    snprintf(name, sizeof name, "/proc/%d/%s", of->pid, file);
+    cleanup_close int fd = open(name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fs_magic(fd) != PROC_SUPER_MAGIC)
+        return 0;
+    ssize_t length = read(fd, content, size - 1);
+    content[length < 0 ? 0 : length] = '\0';
+    return length < 0 ? 0 : (size_t)length;
+}
+
 /* Blocked, ignored and caught signals are its own business: those of /proc/PID/status, or all if we cannot know. */
 static uint64_t signals_it_handles(const program *of)
 {
-    char name[32], content[4096];
-    snprintf(name, sizeof name, "/proc/%d/status", of->pid);
-    cleanup_close int fd = open(name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fs_magic(fd) != PROC_SUPER_MAGIC)
-        return all_signals;
-    ssize_t length = read(fd, content, sizeof content - 1);
-    if (length <= 0)
-        return all_signals;
-    content[length] = '\0';
     static const char *const keys[] = { "\nSigBlk:", "\nSigIgn:", "\nSigCgt:" };
+    char content[4096];
     uint64_t handled = 0;
+    if (read_its_file(of, "status", content, sizeof content) == 0)
+        return all_signals;
     for (size_t index = 0; index < LENGTH(keys); index++) {
         const char *line = strstr(content, keys[index]);
         if (!line)
@@ -278,13 +317,37 @@ static uint64_t signals_it_handles(const program *of)
     return handled;
 }
 
+/* As inits do by sigwait(3). The kernel shows them as not blocked then; but the system call it is in, with arguments. */
+static uint64_t signals_it_waits_for(const program *of)
+{
+    char content[256], *arguments;
+    uint64_t waited_for = 0;
+    if (read_its_file(of, "syscall", content, sizeof content) == 0)
+        return 0;
+    if (strtol(content, &arguments, 10) != SYS_rt_sigtimedwait || arguments == content)
+        return 0;
+    struct iovec ours = { &waited_for, sizeof waited_for };
+    struct iovec theirs = { (void *)(uintptr_t)strtoull(arguments, NULL, 16), sizeof waited_for };
+    syscall(SYS_process_vm_readv, of->pid, &ours, 1UL, &theirs, 1UL, 0UL);
+    return waited_for;
+}
+
+/* It may begin or end to wait between two looks at it. */
+static bool takes(const program *of, int signal_number)
+{
+    uint64_t taken = 0;
+    for (int look = 0; look < 3; look++)
+        taken |= signals_it_handles(of) | signals_it_waits_for(of);
+    return taken & 1ULL << (signal_number - 1);
+}
+
 /*
  * The kernel drops what pid 1 of a pid namespace has no handler for. But it is not pid 1 for who has started us, and
  * expects of terminate() that it ends a program that does not care.
  */
 static bool act_for_init(program *of, int signal_number)
 {
-    if (!of->is_init || signals_it_handles(of) & 1ULL << (signal_number - 1))
+    if (!of->is_init || takes(of, signal_number))
         return false;
     switch (signal_number) {
     case SIGCHLD:
@@ -304,15 +367,29 @@ static bool act_for_init(program *of, int signal_number)
     }
 }
 
+/*
+ * A terminal sends to its whole process group: the program has it already. Not that it hangs up: the session's leader
+ * alone is told. (What else the kernel sends, as at the end of an alarm from before exec, is for us alone.)
+ */
+static bool has_it_already(const program *of, const siginfo_t *info)
+{
+    static const int of_a_terminal[] = { SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH, SIGHUP, SIGCONT };
+    if (info->si_code != SI_KERNEL || getpgid(of->pid) != getpgrp())
+        return false;
+    if ((info->si_signo == SIGHUP || info->si_signo == SIGCONT) && getsid(0) == getpid())
+        return false;
+    for (size_t index = 0; index < LENGTH(of_a_terminal); index++)
+        if (of_a_terminal[index] == info->si_signo)
+            return true;
+    return false;
+}
+
 static void pass_on(program *of, siginfo_t *info)
 {
     int signal_number = info->si_signo;
     if (signal_number == SIGCHLD && info->si_code > 0)
         return; /* our own */
-    if (act_for_init(of, signal_number))
-        return;
-    /* A terminal has sent it to its whole process group: it has it already. */
-    if (info->si_code == SI_KERNEL && getpgid(of->pid) == getpgrp())
+    if (act_for_init(of, signal_number) || has_it_already(of, info))
         return;
     send_program(of, signal_number, info->si_code == SI_QUEUE ? info : NULL);
 }
@@ -430,13 +507,26 @@ static int boot_as_ordered(const char *text)
     return result;
 }
 
+static void boot_for_speaker(void)
+{
+    bootstrap boot = new_bootstrap(of_runc);
+    int end = perform(&boot);
+    if (end == NSEXEC_INSIDE && leave_environment(&boot) < 0)
+        end = NSEXEC_FAILED;
+    release(&boot);
+    if (end != NSEXEC_INSIDE)
+        _exit(end == NSEXEC_FAILED);
+}
+
 __attribute__((constructor)) static void before_main(void)
 {
     int saved = errno;
     const char *text = getenv("_NSAPI_BOOT");
-    if (!text || !*text)
-        nsexec();
-    else if (boot_as_ordered(text) < 0)
-        _exit(1);
+    if (text && *text) {
+        if (boot_as_ordered(text) < 0)
+            _exit(1);
+    } else if (is_asked_for()) {
+        boot_for_speaker();
+    }
     errno = saved;
 }

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _OURS = ("_LIBCONTAINER_INITPIPE", "_LIBCONTAINER_LOGPIPE", "_LIBCONTAINER_LOGLEVEL", "_LIBCONTAINER_INITTYPE")
 _READY = "_NSAPI_READY"  # left by _boot.c for start_initialization: fd and inode of the socket
 _MAX_LINE = 1 << 20
+_MAX_SAID = 1 << 17  # it fits into the socket: nobody has to read while we write
 _DEATH = 5.0  # how long what was killed may take to be gone
 
 
@@ -121,7 +122,7 @@ class BootEnv:
             propagation = 0 if word == "unchanged" else _native.constant(f"MS_{word.upper()}")
             if config.namespaces.is_private("pid") and config.mounts is None:
                 new_proc = 2 if word in ("shared", "unchanged") else 1
-        return f"{self._inode}:{propagation}:{new_proc}:{self._object}"
+        return f"{self._inode}:{propagation}:{new_proc}"
 
     @property
     def env(self) -> dict[str, str]:
@@ -143,8 +144,8 @@ class BootEnv:
 
         If it is not inside in time (no object is preloaded into a static or set-user-ID program), what holds our end of
         the pipe is killed, and *process*, what the spawner has returned, if it is given: only that finds a program of
-        another user. Raises NamespaceError naming the step; it is a TimeoutError if nothing was said. What
-        :func:`start_initialization` has caught is raised too, if it is there.
+        another user, and tells a child of it that is inside from itself. Raises NamespaceError naming the step; it is a
+        TimeoutError if nothing was said. What :func:`start_initialization` has caught is raised too, if it is there.
         """
         self._theirs.close()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -155,6 +156,15 @@ class BootEnv:
                 self._receive(deadline)
             if self._error is not None:
                 raise self._error
+            if process is not None and process.pid not in (None, self._started):
+                for pid in (self._started, self._program):
+                    _kill(pid, self._inode)
+                self._program = 0
+                raise NamespaceError(
+                    errno.ECHILD,
+                    step="check who is inside",
+                    hint=f"nothing was preloaded into process {process.pid}, but into its child {self._started}",
+                )
         except BaseException:
             if not self._program:
                 self._kill(process)
@@ -214,7 +224,7 @@ class BootEnv:
             raise NamespaceError(
                 errno.ETIMEDOUT,
                 step=f"wait for the program to {words}",
-                hint=None if self._program else "nothing is preloaded into a static or set-user-ID program",
+                hint=self._why_silent(),
             ) from None
         except ConnectionResetError:
             data, ancillary = b"", []
@@ -231,6 +241,13 @@ class BootEnv:
         self._read = bytearray(rest)
         for line in lines:
             self._take(line, sender)
+
+    def _why_silent(self) -> str | None:
+        if self._program:
+            return None
+        if self._started:
+            return "it has begun: a stage was stopped inside, or waits for something"
+        return "nothing is preloaded into a static or set-user-ID program"
 
     def _silence(self) -> NamespaceError:
         if not self._program:
@@ -262,13 +279,16 @@ class BootEnv:
     # ---- nothing is left running ----
 
     def _kill(self, process: _Process | None) -> None:
-        """Kill who holds the other end of the socket: it was given to nobody but the program."""
+        """Kill who was given the other end of the socket; a fork of ours has a copy, but one that ends at exec."""
         if process is not None:
             _kill_child(process)
         deadline = time.monotonic() + _DEATH
-        while not self._ended and time.monotonic() < deadline:
-            for pid in _holders(self._inode):
+        alone = 0
+        while not self._ended and alone < 10 and time.monotonic() < deadline:
+            holders = _holders(self._inode)
+            for pid in holders:
                 _kill(pid, self._inode)
+            alone = 0 if holders else alone + 1
             try:  # the end of file is the end of the last of them
                 self._ours.settimeout(0.02)
                 self._ended = not self._ours.recv(65536)
@@ -297,12 +317,14 @@ def _find_object() -> str:
     return path
 
 
-def _holds(pid: int, inode: int) -> bool:
+def _holds(pid: int, inode: int, *, passed_on: bool = False) -> bool:
     wanted = f"socket:[{inode}]"
     try:
         for fd in os.listdir(f"/proc/{pid}/fd"):
             try:
-                if os.readlink(f"/proc/{pid}/fd/{fd}") == wanted:
+                if os.readlink(f"/proc/{pid}/fd/{fd}") == wanted and (
+                    not passed_on or _is_inherited(f"/proc/{pid}/fdinfo/{fd}")
+                ):
                     return True
             except OSError:
                 continue
@@ -311,9 +333,15 @@ def _holds(pid: int, inode: int) -> bool:
     return False
 
 
+def _is_inherited(path: str) -> bool:
+    with open(path, encoding="ascii") as file:
+        flags = next(line.split()[1] for line in file if line.startswith("flags:"))
+    return not int(flags, 8) & os.O_CLOEXEC
+
+
 def _holders(inode: int) -> list[int]:
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [pid for pid in pids if pid != os.getpid() and _holds(pid, inode)]
+    return [pid for pid in pids if pid != os.getpid() and _holds(pid, inode, passed_on=True)]
 
 
 def _kill(pid: int, inode: int) -> None:
@@ -385,25 +413,40 @@ def _exception(said: dict[str, Any]) -> BaseException:
             raise pickle.UnpicklingError(f"{module}.{name} is no exception that is known here")
 
     text = str(said.get("traceback"))
+    words = str(said.get("words") or "") or "start_initialization has failed"
     try:
         error: Any = Unpickler(io.BytesIO(base64.b64decode(str(said["exception"])))).load()
         if not isinstance(error, Exception):
             raise TypeError(error)
     except Exception:
-        lines = text.strip().splitlines()
-        error = RuntimeError(lines[-1] if lines else "start_initialization has failed")
+        error = RuntimeError(words)
     failed: BaseException = error
     failed.__cause__ = _RemoteTraceback(text)
     return failed
 
 
-def _pickled(error: BaseException) -> bytes:
+def _described(error: Exception) -> dict[str, object]:
+    """What is said of an exception: the words for where it is unknown, or cannot be pickled, or is too large."""
+    import base64
     import pickle
+    import traceback
 
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     try:
-        return pickle.dumps(error)
+        words = f"{type(error).__qualname__}: {error}"
     except Exception:
-        return b""
+        words = type(error).__qualname__
+    try:
+        exception = base64.b64encode(pickle.dumps(error)).decode()
+    except Exception:
+        exception = ""
+    said: dict[str, object] = {"exception": exception, "traceback": text, "words": words[:1000]}
+    if len(_line(said)) > _MAX_SAID:
+        room = _MAX_SAID // 32  # on either side; in JSON, a character is six bytes at most
+        if len(text) > 2 * room:
+            text = f"{text[:room]}\n[...]\n{text[-room:]}"
+        said |= {"exception": "", "traceback": text}
+    return said
 
 
 def boot_env(config: Config) -> BootEnv:
@@ -423,22 +466,20 @@ def start_initialization(func: Callable[_P, _T], *args: _P.args, **kwargs: _P.kw
     """Call *func* in a program that was started by :func:`boot_env`, tell the parent that it is ready, return its value.
 
     As libcontainer's ``StartInitialization``. An exception goes to the parent, whose ``confirm`` or ``wait_ready`` raises
-    it; the program ends with status 1 and prints nothing. Raises RuntimeError in a process that was not started so, or
-    where it has been called before.
+    it; the program ends with status 1 (from another thread than the main one: at once) and prints nothing. SystemExit and
+    KeyboardInterrupt are not caught. Raises RuntimeError in a process that was not started so, or where it has been called
+    before.
     """
     _native.require()
     pipe = _take_pipe()
     try:
         value = func(*args, **kwargs)
     except Exception as error:
-        import base64
-        import traceback
+        import threading
 
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        exception = base64.b64encode(_pickled(error)).decode()
-        if len(exception) + len(text) > _MAX_LINE // 8:
-            exception, text = "", text[-(_MAX_LINE // 16) :]
-        _say(pipe, {"exception": exception, "traceback": text})
+        _say(pipe, _described(error))
+        if threading.current_thread() is not threading.main_thread():
+            os._exit(1)  # SystemExit would end the thread alone
         raise SystemExit(1) from None
     except BaseException:
         pipe.close()
@@ -461,11 +502,15 @@ def _take_pipe() -> socket.socket:
     return socket.socket(fileno=int(fd))
 
 
-def _say(pipe: socket.socket, what: dict[str, object]) -> None:
+def _line(what: dict[str, object]) -> bytes:
     import json
 
+    return json.dumps(what, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _say(pipe: socket.socket, what: dict[str, object]) -> None:
     with pipe:
         try:
-            pipe.sendall(json.dumps(what).encode() + b"\n", socket.MSG_NOSIGNAL)
+            pipe.sendall(_line(what), socket.MSG_NOSIGNAL)
         except OSError:
             pass  # the parent has closed its end: it does not want to know

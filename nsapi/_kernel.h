@@ -131,6 +131,17 @@ enum { OLD_HEADERS_EXECVEAT = -1 }; /* ENOSYS */
 #define PIDFD_GET_UTS_NAMESPACE _IO(0xff, 10)
 #endif
 
+/* PIDFD_GET_INFO, Linux 6.13, as of its first version; a name of our own, since newer headers have theirs. */
+typedef struct {
+    uint64_t mask;
+    uint64_t cgroup;
+    uint32_t pid, tgid, ppid;
+    uint32_t ids[8];
+    int32_t exit_code;
+} nsapi_pidfd_info;
+enum { NSAPI_INFO_EXIT = 1 << 3 /* Linux 6.15 */ };
+#define NSAPI_GET_INFO _IOWR(0xff, 11, nsapi_pidfd_info)
+
 /* openat2(2); names of our own, since newer headers have theirs in a header that clashes with fcntl.h. */
 typedef struct {
     uint64_t flags;

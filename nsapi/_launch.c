@@ -254,6 +254,14 @@ static size_t put_digits(char *at, unsigned number)
     return count;
 }
 
+static bool has_step(const nsapi_program *program, int op)
+{
+    for (int index = 0; index < program->count; index++)
+        if (program->steps[index].op == op)
+            return true;
+    return false;
+}
+
 /* The caller knows the words for a step: its number will do. */
 static void tell_step(const launch *self, int step, int errnum)
 {
@@ -316,9 +324,9 @@ static int reaper(int channel, void *argument)
     bool dumpable = self->header->flags & REAPER_DUMPABLE;
     char byte;
     prctl(PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
-    prctl(PR_SET_NAME, "nsapi-init");
     if (recv(channel, &byte, 1, 0) != 1)
         return 1;
+    prctl(PR_SET_NAME, "nsapi-init");
     int program = (int)syscall(SYS_pidfd_open, 2, 0U);
     sigset_t child;
     sigemptyset(&child);
@@ -382,9 +390,12 @@ int main(int argc, char **argv)
     const cargo_header *header = self.header;
     nsexec_rules rules = {
         .root_if_mapped = true,
+        .sets_uid = has_step(&self.inside, NSAPI_SETRESUID),
+        .sets_gid = has_step(&self.inside, NSAPI_SETRESGID),
         .deny_setgroups = header->flags & DENY_SETGROUPS,
         .errnos = true,
         .watched = true,
+        .name = argv[0],
         .joins = self.joins,
         .join_count = header->join_count,
         .together = header->together,

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -164,7 +166,9 @@ def cargo(
     joined += [0, -1, 0] * (_MAX_JOINS - len(joins))
     body += b"\0"
     mask = sum(1 << number - 1 for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-    slots = [*lent, *[-1] * (_SLOTS - len(lent))]
+    # The others were the vfork child's; the caller's own cgroup fd may be one that the program is to have.
+    slots = [fd if slot == _plan.PARENT else -1 for slot, fd in enumerate(lent)]
+    slots += [-1] * (_SLOTS - len(slots))
     header = _HEADER.pack(
         _MAGIC, start + len(body), mission.flags, mask & 0xFFFFFFFF, mask >> 32, *slots, *ranges,
         together.fd, together.types, lent[_plan.PARENT], death, len(joins), *joined,
@@ -173,6 +177,12 @@ def cargo(
 
 
 # ---- one launch ----
+
+_PATIENCE = 2000  # milliseconds; nothing that stage 0 waits for outlives a caller that hangs up
+
+
+#: Each launch has a number, and all that it starts is called so until it is the program: at most 15 characters.
+_launches = itertools.count()
 
 
 class Launched(NamedTuple):
@@ -199,19 +209,20 @@ def launch(
     """
     file, owned = executable(joins=bool(joins))
     fds = [file] if owned else []
+    name = f"nsapi:{next(_launches):x}"
     talk = None
     state = State()
     try:
         ours, theirs = socket.socketpair()
         log, log_end = os.pipe2(os.O_CLOEXEC)
         fds += [theirs.detach(), log_end]
-        talk = _Talk(ours, log, given)
+        talk = _Talk(ours, log, name, given)
         ours.sendall(mission.message)
         fds.append(sealed("nsapi", cargo(mission, program, lent, joins, together, death)))
         control = [fds[-1], *(_above_stdio(fd, fds) for fd in fds[-3:-1])]
         slots = [*lent[: _plan.JOINS], *(join.fd for join in joins)]
         slots += [-1] * (_plan.TOGETHER - len(slots))
-        arguments = _native.Strings([b"nsapi", str(control[0]).encode()])
+        arguments = _native.Strings([name.encode(), str(control[0]).encode()])
         variables = zip(("INITPIPE", "LOGPIPE", "LOGLEVEL"), (*control[1:], 1), strict=True)
         environment = _native.Strings([f"_LIBCONTAINER_{name}={value}".encode() for name, value in variables])
         itself = Exec(_FILE, _native.Strings([]), arguments, environment)
@@ -248,8 +259,8 @@ def _above_stdio(fd: int, fds: list[int]) -> int:
 class _Talk:
     """What the stages say, and the pidfds of all that have been born. Owns its fds."""
 
-    def __init__(self, ours: socket.socket, log: int, given: list[Launched]) -> None:
-        self.ours, self.log, self.given = ours, log, given
+    def __init__(self, ours: socket.socket, log: int, name: str, given: list[Launched]) -> None:
+        self.ours, self.log, self.name, self.given = ours, log, name, given
         self.started = -1
         self.pidfds: dict[str, tuple[int, int]] = {}
         self.said = bytearray()
@@ -279,19 +290,47 @@ class _Talk:
     def _lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in bytes(self.said).decode("utf-8", "replace").splitlines() if line]
 
-    def _take_pidfds(self) -> None:
-        """Each is in a message of its own, which the kernel does not join with another."""
+    def _take_pidfds(self) -> bool:
+        """Take those that are there, and tell whether more can come.
+
+        Each is in a message of its own, which the kernel does not join with another.
+        """
         room = socket.CMSG_SPACE(4)
         while True:
             try:
                 data, ancillary, _, _ = self.ours.recvmsg(256, room, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-            except (BlockingIOError, ConnectionResetError):
-                return
+            except BlockingIOError:
+                return True
+            except ConnectionResetError:
+                return False
             if not data:
-                return
+                return False
             ((key, pid),) = json.loads(data).items()
             ((_, _, fd),) = ancillary
             self.pidfds[key] = pid, struct.unpack("=i", fd[:4])[0]
+
+    def _find_unreported(self) -> None:
+        """Who was born, and its maker killed before that could report it, is a child of this thread; it has our name."""
+        known = {pid for pid, _ in self.pidfds.values()}
+        try:
+            if os.readlink("/proc/self") != str(os.getpid()):
+                return  # the numbers in there are those of another pid namespace
+            with open("/proc/thread-self/children", "rb") as file:
+                born = set(map(int, file.read().split())) - known
+        except OSError:
+            return
+        for pid in born:
+            pidfd = -1
+            try:
+                pidfd = os.pidfd_open(pid)  # before it is known to be ours: nobody can have its number then
+                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                    ours = file.read() == f"{self.name}\n"
+            except OSError:
+                ours = False
+            if ours:
+                self.pidfds[str(pid)] = pid, pidfd
+            elif pidfd >= 0:
+                os.close(pidfd)
 
     def end_all(self) -> None:
         """End and reap all; what Ctrl-C says once more must wait until that is done."""
@@ -303,21 +342,40 @@ class _Talk:
                     self.ours.shutdown(socket.SHUT_WR)
                     hung_up = True
                 if self.started >= 0:
-                    self._listen()
-                    self._take_pidfds()
+                    self._kill_until_silent()
+                    self._find_unreported()
                 for _, pidfd in self.pidfds.values():
                     _kill(pidfd)
                 # Pid 1 last: the kernel lets it go only after all that were in its namespace have been reaped.
-                for key in ("stage1_pid", "stage2_pid", "reaper_pid"):
-                    if key in self.pidfds:
-                        _reap(self.pidfds[key][1])
-                        del self.pidfds[key]
+                for key in sorted(self.pidfds, key="reaper_pid".__eq__):
+                    _reap(self.pidfds[key][1])
+                    del self.pidfds[key]
                 if self.started >= 0:
                     _reap(self.started)
                     self.started = -1
                 return
             except KeyboardInterrupt:
                 continue
+
+    def _kill_until_silent(self) -> None:
+        """Listen until nobody is left to say anything. Whom a stranger inside has stopped says nothing, and stays."""
+        poll = select.poll()
+        poll.register(self.log, select.POLLIN)
+        poll.register(self.ours, select.POLLIN)
+        while True:
+            for _, pidfd in self.pidfds.values():
+                _kill(pidfd)
+            found = dict(poll.poll(_PATIENCE))
+            if not found:
+                _kill(self.started)  # it does not hear that we have hung up: frozen, by who owns its cgroup
+            if self.ours.fileno() in found and not self._take_pidfds():
+                poll.unregister(self.ours)
+            if self.log in found:
+                more = os.read(self.log, 65536)
+                self.said += more
+                if not more:
+                    self._take_pidfds()
+                    return
 
     def close(self) -> None:
         self.ours.close()

@@ -799,6 +799,28 @@ int nsapi_open_other(int pidfd, unsigned long request, int other, unsigned long 
     return result;
 }
 
+/*
+ * The wait status of a child that somebody else has waited for; or -errno: the kernel does not keep it, or it is no child.
+ * Between a zombie's being taken and its being gone it has no status yet, and waitid(2) no child any more: POLLHUP.
+ */
+int nsapi_exit_status(int pidfd)
+{
+    for (bool gone = false;;) {
+        nsapi_pidfd_info info = { .mask = NSAPI_INFO_EXIT };
+        int result = (int)SYS(ioctl, pidfd, NSAPI_GET_INFO, &info);
+        if (result == 0 && info.mask & NSAPI_INFO_EXIT)
+            return info.exit_code;
+        if (gone || (result < 0 && errno != ESRCH))
+            return result < 0 ? -errno : -ECHILD;
+        if (result == 0 && (pid_t)info.ppid != (pid_t)SYS(getpid))
+            return -ECHILD;
+        struct pollfd end = { .fd = pidfd };
+        while (result == 0 && poll(&end, 1, -1) < 0 && errno == EINTR)
+            continue;
+        gone = true;
+    }
+}
+
 int nsapi_dumpable(void)
 {
     return (int)SYS(prctl, PR_GET_DUMPABLE, 0L, 0L, 0L, 0L);

@@ -102,6 +102,7 @@ void nsapi_stack_free(char *stack);
 int nsapi_ioctl(int fd, unsigned long request, void *argument);
 int nsapi_pidfd_open(int pid, unsigned int flags);
 int nsapi_open_other(int pidfd, unsigned long request, int other, unsigned long other_request);
+int nsapi_exit_status(int pidfd);
 long nsapi_fs_magic(int fd);
 int nsapi_dumpable(void);
 int nsapi_single_threaded(void);

@@ -318,6 +318,11 @@ def open_other(pidfd: int, request: str, other: int, other_request: str) -> int:
     return int(lib.nsapi_open_other(pidfd, get[0], other, get[1]))
 
 
+def exit_status(pidfd: int, _lib: Any = lib) -> int:
+    """Tell the wait status of a child that somebody else has waited for; or -errno where the kernel does not know it."""
+    return _lib.nsapi_exit_status(pidfd)  # type: ignore[no-any-return]
+
+
 def fs_magic(fd: int) -> int:
     """Tell which file system *fd* is on, as statfs(2) f_type; or -errno."""
     return int(lib.nsapi_fs_magic(fd))

@@ -36,6 +36,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -665,15 +666,31 @@ static int open_proc(bootstrap *boot)
     return 0;
 }
 
+/*
+ * Beneath, on one mount: our caller may himself be in a stranger's mount namespace, where over /proc/self, a link, or a
+ * file there could lie that of another process. Where a seccomp filter does not know openat2, the magic must do.
+ */
+static int open_beneath(int dir, const char *name, int flags)
+{
+    nsapi_open_how how = {
+        .flags = (uint64_t)(flags | O_CLOEXEC),
+        .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH,
+    };
+    int fd = (int)syscall(SYS_openat2, dir, name, &how, sizeof how);
+    return fd < 0 && errno == ENOSYS ? openat(dir, name, flags | O_CLOEXEC) : fd;
+}
+
 static int open_for_writing(const bootstrap *boot, int dir, const char *name)
 {
-    int fd = openat(dir, name, O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || fs_magic(fd) == PROC_SUPER_MAGIC)
-        return fd;
-    close(fd);
-    say(&boot->log, LEVEL_ERROR, "something is mounted over /proc/…/%s", name);
-    errno = EXDEV;
-    return -1;
+    int fd = open_beneath(dir, name, O_WRONLY | O_NOFOLLOW);
+    if (fd >= 0 && fs_magic(fd) != PROC_SUPER_MAGIC) {
+        close(fd);
+        fd = -1;
+        errno = EXDEV;
+    }
+    if (fd < 0 && errno == EXDEV)
+        say(&boot->log, LEVEL_ERROR, "something is mounted over /proc/…/%s", name);
+    return fd;
 }
 
 /* One write(2): the kernel takes a map, or the offsets, in a single call only. */
@@ -743,20 +760,11 @@ static pid_t clone_copy(unsigned long flags, int *ret_pidfd)
     return pid;
 }
 
-static pid_t clone_child(void)
-{
-#if defined(__s390__)
-    return (pid_t)syscall(SYS_clone, NULL, (unsigned long)SIGCHLD, NULL, NULL, NULL);
-#else
-    return (pid_t)syscall(SYS_clone, (unsigned long)SIGCHLD, NULL, NULL, NULL, NULL);
-#endif
-}
-
 static void enter_stage(bootstrap *boot, int stage)
 {
     static const char names[][16] = { "runc:[0:PARENT]", "runc:[1:CHILD]", "runc:[2:INIT]" };
     boot->log.stage = stage;
-    prctl(PR_SET_NAME, names[stage]);
+    prctl(PR_SET_NAME, boot->rules.name ? boot->rules.name : names[stage]);
 }
 
 static void kill_peer(const peer *other)
@@ -916,16 +924,29 @@ static void fill_arguments(char **arguments, const char *helper, char *pid, char
 }
 
 /* A helper that hangs does not outlive a speaker that hangs up. */
-static void end_with_speaker(const bootstrap *boot, pid_t helper)
+static void end_with_speaker(const bootstrap *boot, pid_t helper, int pidfd)
 {
     if (!boot->rules.watched)
         return;
-    cleanup_close int pidfd = (int)syscall(SYS_pidfd_open, helper, 0U);
     struct pollfd either[] = { { .fd = pidfd, .events = POLLIN }, { .fd = boot->init_pipe, .events = POLLRDHUP } };
     while (poll(either, LENGTH(either), -1) < 0 && errno == EINTR)
         continue;
     if (either[1].revents)
         kill(helper, SIGKILL); /* our child, which nobody has waited for: the number is still its own */
+}
+
+/* No descriptor above stdio, and no signal blocked or ignored, which exec would pass on: it could not be interrupted. */
+static void be_plain(void)
+{
+    struct rlimit files = { 0, 0 };
+    for (int number = 1; number <= 64; number++)
+        signal(number, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &(sigset_t){ 0 }, NULL);
+    /* Linux before 5.11, or a filter, may not know it. */
+    if (syscall(SYS_close_range, 3U, UINT_MAX, CLOSE_RANGE_CLOEXEC) < 0)
+        getrlimit(RLIMIT_NOFILE, &files);
+    for (unsigned fd = 3; fd < files.rlim_max && fd < 1U << 20; fd++)
+        fcntl((int)fd, F_SETFD, FD_CLOEXEC);
 }
 
 /* It is setuid: it gets our stdio and nothing else. Returns its wait status, or -1. */
@@ -934,17 +955,18 @@ static int run_helper(const bootstrap *boot, const char *helper)
     char *empty[] = { NULL };
     /* Where SIGCHLD is ignored there is no status to wait for. Stage 0 does not go on: no need to put it back. */
     signal(SIGCHLD, SIG_DFL);
-    pid_t pid = clone_child();
+    cleanup_close int pidfd = -1;
+    pid_t pid = clone_copy(0, &pidfd);
     if (pid < 0)
         return fail(&boot->log, "start %s", helper);
     if (pid == 0) {
-        syscall(SYS_close_range, 3U, UINT_MAX, CLOSE_RANGE_CLOEXEC);
+        be_plain();
         execve(helper, boot->arguments, empty);
         say(&boot->log, LEVEL_ERROR, "execute %s: %s", helper, strerror(errno));
         for (;;)
             syscall(SYS_exit_group, 127);
     }
-    end_with_speaker(boot, pid);
+    end_with_speaker(boot, pid, pidfd);
     int status;
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR)
@@ -988,7 +1010,7 @@ static int open_own_kind_of_proc(const bootstrap *boot, pid_t pid)
     text out = { .at = name, .end = name + sizeof name - 1 };
     put_number(&out, (unsigned)pid, 10);
     *out.at = '\0';
-    int dir = openat(boot->proc, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int dir = open_beneath(boot->proc, name, O_PATH | O_DIRECTORY | O_NOFOLLOW);
     return dir < 0 ? fail(&boot->log, "open /proc/%s", name) : dir;
 }
 
@@ -1164,9 +1186,11 @@ static int become_root(const bootstrap *boot)
     return 0;
 }
 
-/* Not fatal, which is said once: stage 0 has said why it ended, or stage 1 says that it was killed. */
+/* Not fatal, which is said once: stage 0 has said why it ended, or stage 1 says that it was killed, if there is one. */
 static int lost_stage_0(const bootstrap *boot)
 {
+    if (is_alone(boot))
+        return refuse(&boot->log, "stage 0 has died");
     say(&boot->log, LEVEL_ERROR, "stage 0 has ended");
     return -1;
 }
@@ -1175,6 +1199,9 @@ static int stage_2(bootstrap *boot)
 {
     const peer *self = &boot->init;
     enter_stage(boot, 2);
+    /* A parent that is killed cannot end us, and we, if a stranger inside stops us, not ourselves. */
+    if (boot->rules.own_stages)
+        prctl(PR_SET_PDEATHSIG, SIGKILL, 0L, 0L, 0L);
     close_owned(&boot->child.theirs);
     close_owned(&boot->reaper.ours);
     close_owned(&boot->init.ours);
@@ -1195,15 +1222,39 @@ static int stage_2(bootstrap *boot)
 
 /* ---- stage 1 ---- */
 
-/* EINVAL: there is none. The groups of outside mean nothing there; where they may not be dropped they stay, as nsenter's. */
+/*
+ * The groups of outside mean nothing in a joined user namespace, and its root, who may trace the program, shall not have
+ * them from us. Who may drop them does so before it joins: setgroups may be denied inside. An ordinary user tries it there.
+ * Who speaks runc's protocol says it himself.
+ */
+static void drop_groups(const bootstrap *boot)
+{
+    if (!boot->rules.become_root && boot->wanted.joined_types & CLONE_NEWUSER)
+        (void)setgroups(0, NULL);
+}
+
+/*
+ * EINVAL: there is none. Whoever has all capabilities in a joined user namespace may trace the program, and would have an
+ * id of ours that is not mapped there, and that he can get in no other way: root's, perhaps.
+ */
 static int be_root_if_mapped(const bootstrap *boot)
 {
-    if (boot->wanted.joined_types & CLONE_NEWUSER)
-        (void)setgroups(0, NULL);
-    if (setresgid(0, 0, 0) < 0 && errno != EINVAL)
-        return fail(&boot->log, "become group 0 in the user namespace");
-    if (setresuid(0, 0, 0) < 0 && errno != EINVAL)
-        return fail(&boot->log, "become root in the user namespace");
+    bool exposed = boot->wanted.joined_types & CLONE_NEWUSER;
+    drop_groups(boot);
+    if (setresgid(0, 0, 0) < 0) {
+        gid_t own = getegid();
+        if (errno != EINVAL)
+            return fail(&boot->log, "become group 0 in the user namespace");
+        if (exposed && !boot->rules.sets_gid && setresgid(own, own, own) < 0)
+            return fail(&boot->log, "keep a gid that the joined user namespace does not map");
+    }
+    if (setresuid(0, 0, 0) < 0) {
+        uid_t own = geteuid();
+        if (errno != EINVAL)
+            return fail(&boot->log, "become root in the user namespace");
+        if (exposed && !boot->rules.sets_uid && setresuid(own, own, own) < 0)
+            return fail(&boot->log, "keep a uid that the joined user namespace does not map");
+    }
     return 0;
 }
 
@@ -1388,6 +1439,9 @@ static int move(bootstrap *boot)
     cleanup_close int offsets = -1;
     if (open_offsets(boot, &offsets) < 0)
         return -1;
+    /* A directory of ours is a way out for whoever gets hold of it: none goes where strangers are (CVE-2024-21626). */
+    close_owned(&boot->proc);
+    drop_groups(boot);
     if (boot->wanted.join_count > 0 && (set_dumpable(boot, false) < 0 || join_all(boot) < 0))
         return -1;
     if (boot->rules.between && boot->rules.between(boot->rules.argument) < 0)
@@ -1603,20 +1657,30 @@ static bootstrap new_bootstrap(nsexec_rules rules)
     };
 }
 
-nsexec_end nsexec_bootstrap(nsexec_rules rules)
+/* Of the environment. Who has failed has said so, and leaves nobody behind. */
+static int perform(bootstrap *boot)
 {
-    bootstrap boot = new_bootstrap(rules);
     int end = NSEXEC_FAILED;
     /* Set by whoever may not do what a setuid program may: no descriptor of theirs is written to, either. */
     if (getauxval(AT_SECURE))
-        refuse(&boot.log, "a program with more rights than its caller takes no bootstrap");
-    else if (read_environment(&boot) == 0)
-        end = prepare(&boot) < 0 ? NSEXEC_FAILED : run_stages(&boot);
+        refuse(&boot->log, "a program with more rights than its caller takes no bootstrap");
+    else if (read_environment(boot) == 0)
+        end = prepare(boot) < 0 ? NSEXEC_FAILED : run_stages(boot);
     if (end == NSEXEC_FAILED)
-        end_others(&boot);
+        end_others(boot);
+    return end;
+}
+
+nsexec_end nsexec_bootstrap(nsexec_rules rules)
+{
+    bootstrap boot = new_bootstrap(rules);
+    int end = perform(&boot);
     release(&boot);
     return (nsexec_end)end;
 }
+
+/* As runc's stages are. */
+static const nsexec_rules of_runc = { .become_root = true, .new_session = true, .together = -1 };
 
 static bool is_asked_for(void)
 {
@@ -1629,7 +1693,7 @@ void nsexec(void)
     if (!is_asked_for())
         return;
     int saved = errno;
-    switch (nsexec_bootstrap((nsexec_rules){ .become_root = true, .new_session = true, .together = -1 })) {
+    switch (nsexec_bootstrap(of_runc)) {
     case NSEXEC_INSIDE:
         errno = saved;
         return;

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from operator import index
 from typing import Any
 
 from nsapi import _arguments, _native, _plan, _switch
@@ -104,6 +105,7 @@ class Popen(subprocess.Popen[Any]):
         self._pidfd_lock = threading.RLock()  # reentrant: a signal handler may kill() too
         if process_group is not None and not isinstance(process_group, int):
             raise TypeError(f"process_group: {process_group!r} is no int")
+        umask = index(umask)
         for name, number in (("process_group", process_group), ("umask", umask)):
             if isinstance(number, int) and not -(2**31) <= number < 2**31:
                 raise ValueError(f"{name}: {number} is more than the kernel can hold")  # it would cut it, to 0 perhaps
@@ -322,6 +324,7 @@ class Popen(subprocess.Popen[Any]):
         _exited: int = getattr(os, "WEXITED", 0),
         _by_exit: int = getattr(os, "CLD_EXITED", 0),
         _no_child: type[OSError] = ChildProcessError,
+        _exit_status: Callable[[int], int] = _native.exit_status,
     ) -> tuple[int, int]:
         """Wait by pidfd: where somebody else has waited for the program, its number may be another child's by now."""
         if self._pidfd < 0:  # reaped before, and somebody has set returncode back to None
@@ -329,7 +332,8 @@ class Popen(subprocess.Popen[Any]):
         try:
             found = _waitid(_pidfd_type, self._pidfd, _exited | wait_flags)
         except _no_child:
-            return self.pid, 0  # as subprocess: it is dead, and nobody can tell how it ended
+            status = _exit_status(self._pidfd)
+            return self.pid, status if status >= 0 else 0  # 0 as subprocess: nobody can tell how it ended
         if found is None:
             return 0, 0
         return self.pid, found.si_status << 8 if found.si_code == _by_exit else found.si_status
@@ -342,12 +346,19 @@ class Popen(subprocess.Popen[Any]):
         _pidfd_type: int = getattr(os, "P_PIDFD", 3),
         _exited: int = getattr(os, "WEXITED", 0),
         _no_child: type[OSError] = ChildProcessError,
+        _send: Any = getattr(signal, "pidfd_send_signal", None),
+        _kill: int = getattr(signal, "SIGKILL", 9),
+        _error: type[OSError] = OSError,
     ) -> None:
         super()._handle_exitstatus(*status)  # type: ignore[misc]
         with self._pidfd_lock:
             pidfds = self._pidfd, self._reaper
             self._pidfd = self._reaper = -1
         if pidfds[1] >= 0:  # it sees the program's end; only now does the kernel let it go
+            try:
+                _send(pidfds[1], _kill)  # unless it has been stopped
+            except _error:
+                pass
             try:
                 _waitid(_pidfd_type, pidfds[1], _exited)
             except _no_child:

@@ -459,6 +459,16 @@ pid_t setsid(void)
     return (pid_t)syscall(SYS_setsid);
 }
 
+uid_t geteuid(void)
+{
+    return (uid_t)syscall(SYS_geteuid);
+}
+
+gid_t getegid(void)
+{
+    return (gid_t)syscall(SYS_getegid);
+}
+
 int setuid(uid_t uid)
 {
     return (int)syscall(SYS_setuid, uid);

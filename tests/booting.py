@@ -24,6 +24,17 @@ BootProcess: Any = importlib.import_module("boot_multiprocessing").BootProcess  
 # ---- the program ----
 
 
+class Custom(Exception):
+    """As people write them: with attributes, and arguments that are not those of Exception."""
+
+    def __init__(self, first: str, second: Any) -> None:
+        super().__init__(f"{first}: {len(second)}")
+        self.first, self.second = first, second
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.first, self.second)
+
+
 def act(what: str, out: Any = None) -> None:
     """Tell in one line what this process is at its beginning, then do *what*."""
     threads = len(os.listdir("/proc/self/task"))
@@ -161,3 +172,18 @@ class Scene:
         self.spawned.close()
         self.boot.close()
         return status
+
+
+def initialized(code: str) -> tuple[Any, int, str, str]:
+    """Run *code* inside, until it is ready: what wait_ready raises, the exit status, what it has printed."""
+    with nsapi.boot_env(nsapi.Config.new("user", "pid", "mnt")) as boot:
+        command = [sys.executable, "-c", f"import nsapi, os, sys\n{code}"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, env=boot.env, pass_fds=boot.pass_fds, text=True, **pipes)  # type: ignore[call-overload]
+        error = None
+        try:
+            boot.wait_ready(60, process)
+        except Exception as caught:
+            error = caught
+        output, errors = process.communicate()
+    return error, process.returncode, output, errors

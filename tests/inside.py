@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -180,3 +181,43 @@ def next_pid(pid: int) -> None:
     """Let the next process of this pid namespace get this pid."""
     with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
         file.write(str(pid - 1))
+
+
+@contextmanager
+def waiting_for_all(thief: str) -> Iterator[None]:
+    """Somebody in this process waits for every child: a "thread" in a loop, or the "handler" of SIGCHLD."""
+
+    def steal(*_: object, flags: int = os.WNOHANG) -> None:
+        try:
+            while os.waitpid(-1, flags)[0]:
+                pass
+        except ChildProcessError:
+            os.sched_yield()
+
+    def steal_on() -> None:
+        while not stop.is_set():
+            steal(flags=0)
+
+    stop, thread = threading.Event(), threading.Thread(target=steal_on)
+    if thief == "thread":
+        thread.start()
+    else:
+        signal.signal(signal.SIGCHLD, steal)
+    try:
+        yield
+    finally:
+        stop.set()
+        if thief == "thread":
+            thread.join()
+
+
+def living(init: int) -> list[str]:
+    """Who lives in the pid namespace of *init*, its pid 1, beside it, by the /proc that is mounted there."""
+    found = []
+    for stat in Path(f"/proc/{init}/root/proc").glob("[0-9]*/stat"):
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] not in ("Z", "X") and stat.parent.name != "1":
+                found.append(stat.parent.name)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
+    return found

@@ -109,6 +109,7 @@ static int processes(void)
     MUST(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 7);
     MUST(waitpid(-1, &status, 0) == -1 && errno == ECHILD);
     MUST(prctl(PR_SET_DUMPABLE, 0L, 0L, 0L, 0L) == 0 && prctl(PR_GET_DUMPABLE, 0L, 0L, 0L, 0L) == 0);
+    MUST(setresgid(getegid(), getegid(), getegid()) == 0 && setresuid(geteuid(), geteuid(), geteuid()) == 0);
     MUST(execve("/no/such/program", argv, env) == -1 && errno == ENOENT);
     return 0;
 }

@@ -278,9 +278,12 @@ def test_reference_tells_of_every_field_of_config() -> None:
 
 @pytest.mark.parametrize("path", sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("*.[ch]")]), ids=lambda path: path.name)
 def test_no_module_outgrows_its_reader(path: Path) -> None:
-    """About 500 lines of Python, about 1,500 of C; more is a sign that two things are in one file."""
-    lines = len(path.read_text().splitlines())
-    assert lines <= (550 if path.suffix == ".py" else 1650)
+    """About 500 lines of Python, about 1,500 of C; more is a sign that two things are in one file.
+
+    `_nsexec.c` has to be one: it is put in the place of runc's.
+    """
+    limits = {".py": 550, "_nsexec.c": 1750}
+    assert len(path.read_text().splitlines()) <= limits.get(path.name, limits.get(path.suffix, 1550))
 
 
 def test_map_of_the_modules_names_each() -> None:

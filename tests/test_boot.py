@@ -15,21 +15,37 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Runner, lacking, tool
-from inside import TYPES, Any, all_ns, children, drop_all_capabilities, failure, fds, ns, only_child, status, unshared
+from conftest import AS_OTHER, AS_USER, REPOSITORY, Runner, lacking, tool
+from inside import (
+    PYTHON,
+    TYPES,
+    Any,
+    all_ns,
+    children,
+    drop_all_capabilities,
+    failure,
+    fds,
+    ns,
+    only_child,
+    status,
+    unshared,
+)
 from test_nsexec import (
     GIDMAP,
+    GIDMAPPATH,
     OOM,
     ROOTLESS,
     SETGROUP,
     TIMEOFFSETS,
     UIDMAP,
+    UIDMAPPATH,
     attribute,
     create,
     join,
     message,
     number,
     string,
+    with_ids,
 )
 
 import nsapi
@@ -362,15 +378,92 @@ def test_joins_what_is_there(root: Runner) -> None:
     ]
 
 
+def test_joins_by_whatever_names_a_namespace(root: Runner) -> None:
+    """A pid, a Popen, a path, a handle, a name under /run/netns: all lead to the same."""
+
+    def body() -> Any:
+        os.makedirs("/run/netns", exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/netns"], check=True)
+        found = []
+        with unshared("--net") as process:
+            Path("/run/netns/blue").touch()
+            subprocess.run(["mount", "--bind", f"/proc/{process.pid}/ns/net", "/run/netns/blue"], check=True)
+            handle = nsapi.open(process.pid, "net")
+            for target in (process.pid, process, f"/proc/{process.pid}/ns/net", handle, "blue"):
+                for types in ([], ["pid", "uts"]):
+                    with nsapi.boot_env(nsapi.Config.new(*types, net=target)) as boot:
+                        argv = ["readlink", "/proc/self/ns/net"]
+                        done = subprocess.run(
+                            argv, env=boot.env, pass_fds=boot.pass_fds, capture_output=True, text=True
+                        )
+                        boot.confirm(60)
+                    found.append(done.stdout.strip() == ns("net", process.pid) != ns("net"))
+            handle.close()
+        return found, children()
+
+    assert root(body, under=("unshare", "--mount")) == [[True] * 10, []]
+
+
+def test_time_offsets_are_those_of_the_program(anyone: Runner) -> None:
+    """For an ordinary user, too."""
+
+    def body() -> Any:
+        config = nsapi.Config.new("user", "time", time_offsets={"boottime": 10**8, "monotonic": 10**9})
+        code = "import time; print(time.clock_gettime(time.CLOCK_BOOTTIME) > 10**8, time.monotonic() > 10**9)"
+        with nsapi.boot_env(config) as boot:
+            argv = [sys.executable, "-c", code]
+            done = subprocess.run(argv, env=boot.env, pass_fds=boot.pass_fds, capture_output=True, text=True)
+            boot.confirm(60)
+        return done.stdout, time.monotonic() > 10**9
+
+    assert anyone(body) == ["True True\n", False]
+
+
+def test_newuidmap_writes_what_an_ordinary_user_may_not(user_python: str, library: Path, readable_tmp: Path) -> None:
+    """Ranges granted in /etc/subuid and /etc/subgid, in a mount namespace that has such lines."""
+    if os.geteuid() != 0:
+        lacking("root, to grant ids")
+    tool("newuidmap"), tool("newgidmap")
+    prefix = [*with_ids(readable_tmp), *AS_OTHER, "env"]
+    granted = Runner("user with ids", user_python, prefix, AS_USER, library)
+
+    def body() -> Any:
+        found = []
+        own = os.getuid()
+        for types in (["user"], ["user", "pid", "mnt"]):
+            config = nsapi.Config.new(
+                *types, uid_mappings=f"0:{own}:1,1:100000:500,600:100500:9", gid_mappings=f"0:{own}:1,1:100000:1000"
+            )
+            script = (
+                "import os; os.setgroups([5]); print(os.getuid(), os.getgroups(), len([*open('/proc/self/uid_map')]))"
+            )
+            with nsapi.boot_env(config) as boot:
+                argv = [*PYTHON, script]
+                done = subprocess.run(argv, env=boot.env, pass_fds=boot.pass_fds, capture_output=True, text=True)
+                boot.confirm(60)
+            found.append([done.stdout, done.stderr, done.returncode])
+        with nsapi.boot_env(nsapi.Config.new("user", uid_mappings="0:5:9", gid_mappings=f"0:{own}:1")) as boot:
+            failed = subprocess.run(["true"], env=boot.env, pass_fds=boot.pass_fds, stderr=subprocess.DEVNULL)
+            refused = failure(lambda: boot.confirm(60))
+        return found, str(refused["step"]).partition("newuidmap")[2], failed.returncode, children()
+
+    assert granted(body) == [[["0 [5] 3\n", "", 0]] * 2, " exited with status 1", 1, []]
+
+
 def test_maps_of_many_ids(root: Runner) -> None:
     """Written from outside, whether or not a process more is needed; the program is root of them."""
 
     def body() -> Any:
         results = []
         for types in (["user"], ["user", "pid", "mnt"]):
-            config = nsapi.Config.new(*types, uid_mappings="0:100000:1000", gid_mappings="0:200000:500")
+            config = nsapi.Config.new(
+                *types, uid_mappings="0:100000:1000,2000:5:3,3000:9:1", gid_mappings="0:200000:500,700:1:2"
+            )
             with nsapi.boot_env(config) as boot:
-                code = "import os; print(os.getresuid(), os.getresgid(), os.getgroups() is not None); input()"
+                code = (
+                    "import os; count = len([*open('/proc/self/uid_map'), *open('/proc/self/gid_map')]);"
+                    "os.setgroups([701]); print(os.getresuid(), os.getresgid(), os.getgroups(), count); input()"
+                )
                 process = subprocess.Popen(
                     ["/usr/bin/python3", "-I", "-S", "-c", code],
                     env=boot.env,
@@ -387,7 +480,7 @@ def test_maps_of_many_ids(root: Runner) -> None:
 
     if not Path("/usr/bin/python3").exists():
         lacking("/usr/bin/python3, which every id may run")
-    assert root(body) == [["(0, 0, 0) (0, 0, 0) True", ["100000", "200000"], 0]] * 2
+    assert root(body) == [["(0, 0, 0) (0, 0, 0) [701] 5", ["100000", "200000"], 0]] * 2
 
 
 def test_setgroups_is_denied_for_one_id(anyone: Runner) -> None:
@@ -411,6 +504,10 @@ FAILURES = {
     "static program": ["TimeoutError", "wait for the program to answer"],
     "fd not passed": ["ProcessLookupError", "the program ended before it was inside"],
     "wrong fd": ["ProcessLookupError", "the program ended before it was inside"],
+    "pipe for a socket": ["ProcessLookupError", "the program ended before it was inside"],
+    "number of nothing": ["ProcessLookupError", "the program ended before it was inside"],
+    "no number": ["ProcessLookupError", "the program ended before it was inside"],
+    "orders of another": ["ProcessLookupError", "the program ended before it was inside"],
     "killed stage": ["NamespaceError", "stage 1 has died"],
     "killed program": ["NamespaceError", "stage 1 has died"],
     "wrong type": ["NamespaceError", "/proc/self/ns/uts is a uts namespace, not net"],
@@ -468,6 +565,14 @@ def test_what_is_not_inside_is_an_error_and_gone(anyone: Runner, static_program:
             env["_LIBCONTAINER_INITPIPE"] = str(other.fileno())
             pass_fds = (other.fileno(),)
             stranger.send(b"for somebody else")
+        elif case == "pipe for a socket":
+            env["_LIBCONTAINER_INITPIPE"] = "0"
+        elif case == "number of nothing":
+            env["_LIBCONTAINER_INITPIPE"] = "999"
+        elif case == "no number":
+            env["_LIBCONTAINER_INITPIPE"] = f"{pass_fds[0]}x"
+        elif case == "orders of another":
+            env["_NSAPI_BOOT"] += ":1"
         elif case == "second start":
             subprocess.run(["true"], env=env, pass_fds=pass_fds, check=True)
             while True:  # what the first one has said is another's
@@ -533,23 +638,99 @@ def test_what_is_not_inside_is_an_error_and_gone(anyone: Runner, static_program:
     assert (left, remaining, untouched) == ([], [], True)
 
 
-def test_a_program_with_more_rights_is_not_started_inside(user: Runner, readable_tmp: Path) -> None:
-    """Nothing is preloaded into a set-user-ID program; it is killed all the same."""
+@pytest.mark.parametrize("rights", ["set-user-ID", "capabilities"])
+def test_a_program_with_more_rights_is_not_started_inside(user: Runner, readable_tmp: Path, rights: str) -> None:
+    """Nothing is preloaded into it; it is killed all the same."""
     if os.geteuid() != 0:
-        lacking("root, to make a set-user-ID program")
+        lacking("root, to give a program more rights")
     if os.statvfs(readable_tmp).f_flag & os.ST_NOSUID:
         lacking("a folder for temporary files that is not mounted nosuid")
-    program = readable_tmp / "setuid"
+    program = readable_tmp / "privileged"
     shutil.copy(tool("sleep"), program)
-    program.chmod(0o755 | stat.S_ISUID)
+    program.chmod(0o755 | (stat.S_ISUID if rights == "set-user-ID" else 0))
+    if rights == "capabilities":
+        done = subprocess.run([tool("setcap"), "cap_net_admin=ep", str(program)], capture_output=True, check=False)
+        if done.returncode:
+            lacking("a file system with capabilities")
 
     def body(program: str) -> Any:
         with nsapi.boot_env(nsapi.Config.new("user", "net")) as boot:
             process = subprocess.Popen([program, "1000"], env=boot.env, pass_fds=boot.pass_fds)
-            facts = failure(lambda: boot.confirm(1, process))
+            facts = failure(lambda: boot.confirm(0.5, process))
             return "TimeoutError" in str(facts["classes"]), process.wait(), children()
 
     assert user(body, str(program)) == [True, -9, []]
+
+
+@pytest.mark.parametrize("how", ["removed", "unreadable", "no object"])
+def test_an_object_that_cannot_be_preloaded_is_noticed(user: Runner, readable_tmp: Path, how: str) -> None:
+    """ld.so(8) goes on without it, with a line on stderr at most."""
+
+    def body(path: str, how: str) -> Any:
+        boot = nsapi.boot_env(nsapi.Config.new("user", "net"))
+        env = boot.env
+        env["LD_PRELOAD"] = path
+        if how != "removed":
+            Path(path).write_bytes(Path(boot._object).read_bytes() if how == "unreadable" else b"x" * 999)
+            os.chmod(path, 0 if how == "unreadable" else 0o755)
+        process = subprocess.Popen(["sleep", "1000"], env=env, pass_fds=boot.pass_fds, stderr=subprocess.DEVNULL)
+        facts = failure(lambda: boot.confirm(0.5))
+        boot.close()
+        return "TimeoutError" in str(facts["classes"]), process.wait(), children()
+
+    assert user(body, str(readable_tmp / "object.so"), how) == [True, -9, []]
+
+
+def test_without_the_object_it_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where it was installed there is none, or ld.so(8) could not take its path."""
+    import importlib.util
+
+    for name, words in (("missing.so", "is missing"), ("a b.so", "no path with a blank"), ("a:b.so", "or a colon")):
+        path = tmp_path / name
+        if words != "is missing":
+            path.touch()
+        spec = importlib.util.spec_from_file_location("nsapi._boot", path)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=spec: found)
+        with pytest.raises(nsapi.Unsupported, match=words):
+            nsapi.boot_env(nsapi.Config.new("user"))
+
+
+def test_a_child_of_a_static_program_is_not_what_was_started(anyone: Runner, library: Path) -> None:
+    """It would be inside, and its parent outside: both are killed, where the spawner's process is given."""
+    source = library / "starter.c"
+    source.write_text(
+        "#include <unistd.h>\n#include <sys/wait.h>\nint main(int argc, char **argv)\n"
+        "{ if (argc > 1 && !fork()) execv(argv[1], argv + 1); wait(0); return 0; }\n"
+    )
+    starter = library / "starter"
+    done = subprocess.run([tool("gcc"), "-static", "-o", str(starter), str(source)], capture_output=True, check=False)
+    if done.returncode:
+        lacking("libc.a, for a static program")
+
+    def body(starter: str, sleep: str) -> Any:
+        with nsapi.boot_env(nsapi.Config.new("user", "net")) as boot:
+            process = subprocess.Popen([starter, sleep, "1000"], env=boot.env, pass_fds=boot.pass_fds)
+            facts = failure(lambda: boot.confirm(60, process))
+            return facts["step"], process.wait(60), nsapi._boot_env._holders(boot._inode), children()
+
+    words = "check who is inside"
+    assert anyone(body, str(starter), tool("sleep")) == [words, -9, [], []]
+
+
+def test_a_multiprocessing_process_that_fails_is_waited_for(anyone: Runner) -> None:
+    """Its start raises what confirm has raised, and leaves no zombie."""
+
+    def body() -> Any:
+        import multiprocessing
+
+        from boot_multiprocessing import BootProcess
+
+        process = BootProcess(nsapi.Config.new("user", net="/nonexistent"), target=print)
+        facts = failure(process.start)
+        multiprocessing.resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+        return facts["step"], process.exitcode != 0, children()
+
+    assert anyone(body) == ["open the net namespace /nonexistent", True, []]
 
 
 def test_closing_it_early_ends_what_is_not_inside_yet(anyone: Runner) -> None:
@@ -598,6 +779,8 @@ def test_start_initialization_reports_what_it_raises(anyone: Runner) -> None:
     """The exception itself, with its traceback; the program ends with 1 and has printed nothing."""
 
     def body() -> Any:
+        from booting import initialized  # an exception is rebuilt where its module is known
+
         results = []
         programs = {
             "builtin": "def f(): raise KeyError('here')",
@@ -608,29 +791,29 @@ def test_start_initialization_reports_what_it_raises(anyone: Runner) -> None:
                 "def f(): raise E('here')"
             ),
             "large": "def f(): raise ValueError('x' * 3000000)",
+            "smileys": "def f(): raise ValueError('\\U0001f600' * 100000)",
+            "surrogates": "def f(): raise ValueError('\\udc80')",
+            "deep": "def f(): f()",
+            "attributes": "from booting import Custom\ndef f(): raise Custom('here', [5, 'x', {'y': b'z'}])",
+            "cannot be made": "from booting import Custom\nclass E(Custom): pass\ndef f(): raise E('here', {})",
+            "unpicklable": "def f():\n e = ValueError('here'); e.lock = lambda: 0; raise e",
+            "wordless": "class E(Exception):\n def __str__(self): raise OSError\ndef f(): raise E",
+            "cause": "def f():\n try: {}[5]\n except KeyError as e: raise ValueError('here') from e",
             "good": "def f(): return 5",
             "exits": "def f(): raise SystemExit(3)",
         }
         for name, text in programs.items():
-            with nsapi.boot_env(nsapi.Config.new("user", "pid", "mnt")) as boot:
-                call = "nsapi.start_initialization(f)"
-                code = f"import nsapi\n{text}\nprint({call})\ntry: {call}\nexcept RuntimeError: print('once')"
-                process = subprocess.Popen(
-                    [sys.executable, "-c", code],
-                    env=boot.env,
-                    pass_fds=boot.pass_fds,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-                error = None
-                try:
-                    boot.wait_ready(60, process)
-                except Exception as caught:
-                    error = caught
-                output, errors = process.communicate()
-                cause = str(error.__cause__) if error is not None else ""
-                results.append([name, type(error).__name__, "in f" in cause, process.returncode, output, errors])
+            call = "nsapi.start_initialization(f)"
+            code = f"{text}\nprint({call})\ntry: {call}\nexcept RuntimeError: print('once')"
+            error, status, output, errors = initialized(code)
+            cause = str(error.__cause__) if error is not None else ""
+            results.append([name, type(error).__name__, "in f" in cause, status, output, errors])
+            if name == "attributes":
+                assert (error.first, error.second, error.args) == ("here", [5, "x", {"y": b"z"}], ("here: 3",))
+            elif name == "cause":
+                assert "KeyError: 5" in cause
+            elif name == "unknown":
+                assert str(error) == "Own: here"
         return results, os.path.exists("/tmp/nsapi-hostile"), children()
 
     results, touched, left = anyone(body)
@@ -640,7 +823,15 @@ def test_start_initialization_reports_what_it_raises(anyone: Runner) -> None:
         ["ours", "NamespaceError", True, 1, "", ""],
         ["unknown", "RuntimeError", True, 1, "", ""],
         ["hostile", "RuntimeError", True, 1, "", ""],
-        ["large", "RuntimeError", False, 1, "", ""],
+        ["large", "RuntimeError", True, 1, "", ""],
+        ["smileys", "RuntimeError", True, 1, "", ""],
+        ["surrogates", "ValueError", True, 1, "", ""],
+        ["deep", "RecursionError", True, 1, "", ""],
+        ["attributes", "Custom", True, 1, "", ""],
+        ["cannot be made", "RuntimeError", True, 1, "", ""],
+        ["unpicklable", "RuntimeError", True, 1, "", ""],
+        ["wordless", "RuntimeError", True, 1, "", ""],
+        ["cause", "ValueError", True, 1, "", ""],
         ["good", "NoneType", False, 0, "5\nonce\n", ""],
         ["exits", "NamespaceError", False, 3, "", ""],
     ]
@@ -654,6 +845,81 @@ def test_confirm_raises_what_start_initialization_has_caught(anyone: Runner) -> 
             return done.returncode, str(failure(boot.confirm)["classes"])[:12]
 
     assert anyone(body) == [1, "['TypeError'"]
+
+
+def test_what_start_initialization_says_needs_no_reader(anyone: Runner) -> None:
+    """A parent that only waits for the program does not wait forever, however long the traceback."""
+
+    def body() -> Any:
+        code = "import nsapi\ndef f(): raise ValueError('\x01' * 60000)\nnsapi.start_initialization(f)"
+        with nsapi.boot_env(nsapi.Config.new("user")) as boot:
+            process = subprocess.Popen([sys.executable, "-c", code], env=boot.env, pass_fds=boot.pass_fds)
+            boot.confirm(60, process)
+            status = process.wait(60)
+            facts = failure(boot.wait_ready)
+        return status, "ValueError" in str(facts)
+
+    assert anyone(body) == [1, True]
+
+
+@pytest.mark.parametrize(("end", "status"), [("sys.exit(3)", 3), ("raise KeyboardInterrupt", -2), ("os._exit(5)", 5)])
+def test_start_initialization_catches_exceptions_only(anyone: Runner, end: str, status: int) -> None:
+    """What is meant to end the program ends it; the parent is told that it has ended."""
+
+    def body(end: str) -> Any:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = f"import nsapi, os, sys\ndef f(): {end}\nnsapi.start_initialization(f)"
+        with nsapi.boot_env(nsapi.Config.new("user", "pid", "mnt")) as boot:
+            argv = [sys.executable, "-c", code]
+            process = subprocess.Popen(argv, env=boot.env, pass_fds=boot.pass_fds, stderr=subprocess.DEVNULL)
+            facts = failure(lambda: boot.wait_ready(60, process))
+            return facts["step"], "ProcessLookupError" in str(facts["classes"]), process.wait(60)
+
+    words = "the program ended before it was ready"
+    # pid 1 cannot end itself by a signal: Python's own way out of Ctrl-C is 128 + 2 there.
+    expected = [130, -2] if status == -2 else [status]
+    step, same, seen = anyone(body, end)
+    assert (step, same) == (words, True)
+    assert seen in expected
+
+
+def test_start_initialization_in_a_group_a_thread_and_after_a_fork(anyone: Runner) -> None:
+    """A group comes whole; from a thread the program ends all the same; a fork has nothing left to do."""
+
+    def body() -> Any:
+        from booting import initialized
+
+        programs = {
+            "group": "def f(): raise ExceptionGroup('all', [KeyError(5), ValueError('x')])\nnsapi.start_initialization(f)",
+            "thread": (
+                "import threading, time\n"
+                "threading.Thread(target=nsapi.start_initialization, args=(divmod, 5, 0)).start()\n"
+                "time.sleep(1000)"
+            ),
+            "fork": (
+                "nsapi.start_initialization(int)\n"
+                "if os.fork() == 0:\n"
+                "    try: nsapi.start_initialization(int)\n"
+                "    except RuntimeError: os._exit(7)\n"
+                "sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))"
+            ),
+        }
+        if sys.version_info < (3, 11):
+            programs["group"] = "nsapi.start_initialization(divmod, 1, 0)"
+        results = []
+        for name, code in programs.items():
+            error, status, output, errors = initialized(code)
+            results.append([name, status, output + errors, repr(error)])
+        return results, children()
+
+    group = "ExceptionGroup('all', [KeyError(5), ValueError('x')])"
+    results, left = anyone(body)
+    zero = "ZeroDivisionError("
+    assert left == []
+    assert [row[:3] for row in results] == [["group", 1, ""], ["thread", 1, ""], ["fork", 7, ""]]
+    assert results[0][3] == group or sys.version_info < (3, 11)
+    assert results[1][3].startswith(zero)
+    assert results[2][3] == "None"
 
 
 def test_start_initialization_elsewhere_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -701,6 +967,45 @@ def test_bootstrap_data_is_the_message_of_runc(monkeypatch: pytest.MonkeyPatch, 
     )  # fmt: skip
 
 
+def test_bootstrap_data_of_all_attributes_is_in_the_order_of_runc(
+    monkeypatch: pytest.MonkeyPatch, readable_tmp: Path
+) -> None:
+    """An ordinary user's, with helpers; types to join are sorted with user first, however they were given."""
+    monkeypatch.setattr(os, "geteuid", lambda: 5)
+    monkeypatch.setattr(os, "getegid", lambda: 6)
+    for name in ("newuidmap", "newgidmap"):
+        (readable_tmp / name).write_text("#!/bin/sh\n")
+        (readable_tmp / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(readable_tmp))
+    uid_helper = string(UIDMAPPATH, f"{readable_tmp}/newuidmap")
+    gid_helper = string(GIDMAPPATH, f"{readable_tmp}/newgidmap")
+    odd = str(readable_tmp / "a\nb é:=")
+    Path(odd).touch()
+    everything = nsapi.Config.new(
+        *("time", "pid", "user"), uid_mappings="0:5:1,1:100000:9", gid_mappings="0:6:2", oom_score_adj=1000,
+        time_offsets={"monotonic": (-1, 5), "boottime": 86400}, net=odd, ipc="/proc/self/ns/ipc",
+    )  # fmt: skip
+    data = nsapi.bootstrap_data(everything)
+    parts = [
+        create("time", "pid", "user"), join(ipc="/proc/self/ns/ipc", net=odd),
+        uid_helper, string(UIDMAP, "0 5 1\n1 100000 9\n"), string(GIDMAP, "0 6 2\n"), gid_helper,
+        number(SETGROUP, 1), string(OOM, "1000"), number(ROOTLESS, 1),
+    ]  # fmt: skip
+    offsets = [f"{line}\n" for line in ("monotonic -1 5", "boottime 86400 0")]
+    assert data[16:] in [message(*parts, string(TIMEOFFSETS, "".join(each)))[16:] for each in (offsets, offsets[::-1])]
+    own = nsapi.bootstrap_data(nsapi.Config.new("user", uid_mappings="0:5:1", gid_mappings="0:6:1"))
+    assert own[16:] == message(
+        create("user"), uid_helper, string(UIDMAP, "0 5 1\n"), string(GIDMAP, "0 6 1\n"), gid_helper, number(ROOTLESS, 1)
+    )[16:]  # fmt: skip
+    other = nsapi.bootstrap_data(nsapi.Config.new("user", uid_mappings="0:5:1", gid_mappings="0:7:1"))
+    assert number(SETGROUP, 1) in other
+    joined = nsapi.bootstrap_data(nsapi.Config.new(time=odd, cgroup=odd, user=odd, mnt=odd, uts=odd, pid=odd))
+    assert joined[16:] == message(
+        create(), join(**dict.fromkeys(("user", "uts", "pid", "mnt", "cgroup", "time"), odd)), number(ROOTLESS, 1)
+    )[16:]  # fmt: skip
+    assert nsapi.bootstrap_data(nsapi.Config())[16:] == message(create(), number(ROOTLESS, 1))[16:]
+
+
 def test_bootstrap_data_names_the_helpers_for_an_ordinary_user(
     monkeypatch: pytest.MonkeyPatch, readable_tmp: Path
 ) -> None:
@@ -738,6 +1043,12 @@ def test_bootstrap_data_refuses_what_it_cannot_say(config: nsapi.Config, words: 
             nsapi.boot_env(config)
 
 
+def test_no_path_ends_early() -> None:
+    """What comes behind a NUL would be lost."""
+    with pytest.raises(ValueError, match="a NUL byte"):
+        nsapi.bootstrap_data(nsapi.Config.new(net="/a\0b"))
+
+
 def test_a_length_of_an_attribute_never_wraps() -> None:
     """The longest that fits: one byte more is refused, not cut (CVE-2021-43784)."""
     room = 65532 - 16 - 8 - 8 - 4 - len("net:\0")  # 65,535 cannot be: attributes end at a multiple of 4
@@ -745,3 +1056,5 @@ def test_a_length_of_an_attribute_never_wraps() -> None:
     data = nsapi.bootstrap_data(config)
     assert len(data) == 65532
     assert attribute(27282, b"net:" + config.namespaces.path_of("net").encode() + b"\0") in data
+    with pytest.raises(ValueError, match="65536 bytes"):
+        nsapi.bootstrap_data(nsapi.Config.new(net="/" + "x" * room))

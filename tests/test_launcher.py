@@ -723,6 +723,24 @@ def test_a_hostile_root_inside_sees_nothing_of_the_launcher(root: Runner, readab
     assert got == []
 
 
+def test_a_cgroup_s_fd_may_also_be_the_program_s(root: Runner) -> None:
+    """Lent for its birth, and passed on."""
+    with open("/proc/mounts") as mounts:
+        folders = [line.split()[1] for line in mounts if line.split()[2] == "cgroup2"]
+    if not folders:
+        lacking("a cgroup2 mount")
+
+    def body(folder: str) -> Any:
+        cgroup = os.open(folder, os.O_RDONLY)
+        config = nsapi.Config.new("uts", uid=0, cgroup_path=cgroup)
+        look = ["readlink", f"/proc/self/fd/{cgroup}"]
+        told = nsapi.run(look, config=config, pass_fds=[cgroup], capture_output=True, text=True)
+        os.close(cgroup)
+        return told.stdout.strip()
+
+    assert root(body, folders[0]) == folders[0]
+
+
 # ---- nothing is left ----
 
 

@@ -365,6 +365,37 @@ def test_a_setuid_program_takes_no_bootstrap(program: str) -> None:
         copy.unlink()
 
 
+# ---- in the place of runc's nsexec.c ----
+
+# What runc's log.c, getenv.c and escape.c own, and what its log.c and its Go file want of nsexec.c.
+NEIGHBOURS = """
+#include <stdbool.h>
+#include <stdlib.h>
+int logfd = -1;
+void setup_logpipe(void) {}
+bool log_enabled_for(int level) { return level < 0; }
+void write_log(int level, const char *format, ...) { (void)level; (void)format; }
+int getenv_int(const char *name) { return getenv(name) ? 1 : -1; }
+char *escape_json_string(char *string) { return string; }
+extern void nsexec();
+void __attribute__((constructor)) init(void) { nsexec(); }
+extern int current_stage;
+int main(void) { return current_stage == -1 ? 0 : 1; }
+"""
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_links_beside_the_files_of_runc(tmp_path: Path, compiler: str) -> None:
+    """They may stay: no name is there twice, and none is missing. Our headers lie beside it, as in runc's folder."""
+    for name, source in (("nsexec.c", "_nsexec.c"), ("_nsexec.h", "_nsexec.h"), ("_kernel.h", "_kernel.h")):
+        shutil.copy(REPOSITORY / "nsapi" / source, tmp_path / name)
+    (tmp_path / "neighbours.c").write_text(NEIGHBOURS)
+    argv = [tool(compiler), "-Wall", "-Wextra", "-Werror", "-o", "program", "nsexec.c", "neighbours.c"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert subprocess.run([tmp_path / "program"], check=False, stdin=subprocess.DEVNULL).returncode == 0
+
+
 # ---- what is created ----
 
 
@@ -546,21 +577,24 @@ def test_a_helper_gets_every_extent(start: Starter, readable_tmp: Path, count: i
     assert Path(f"{arguments}.fds").read_text().split() == ["0", "1", "2", "3"]  # 3 is what reads the folder
 
 
-def test_maps_by_newuidmap_and_newgidmap(start: Starter, readable_tmp: Path) -> None:
-    """The real helpers, for more ids than an ordinary user may map by himself."""
-    helpers = (tool("newuidmap"), tool("newgidmap"))
+def with_ids(folder: Path) -> list[str]:
+    """Run what follows where USER has ids in /etc/subuid and /etc/subgid: in a mount namespace, which ends with it."""
     files = {"/etc/subuid": f"{USER}:100000:65536\n", "/etc/subgid": f"{USER}:100000:65536\n"}
     files["/etc/passwd"] = Path("/etc/passwd").read_text() + f"nsapi-test:x:{USER}:{USER}::/:/bin/sh\n"
     script = []
     for path, content in files.items():
         if not os.path.exists(path):
             lacking(path)
-        own = readable_tmp / os.path.basename(path)
+        own = folder / os.path.basename(path)
         own.write_text(content)
         script.append(f"mount --bind {own} {path}")
-    # In a mount namespace of its own, which ends with it.
-    under = ["unshare", "--mount", "sh", "-c", " && ".join([*script, 'exec "$@"']), "sh"]
-    facts = start(user=True, under=under).succeed(helped(*helpers))
+    return ["unshare", "--mount", "sh", "-c", " && ".join([*script, 'exec "$@"']), "sh"]
+
+
+def test_maps_by_newuidmap_and_newgidmap(start: Starter, readable_tmp: Path) -> None:
+    """The real helpers, for more ids than an ordinary user may map by himself."""
+    helpers = (tool("newuidmap"), tool("newgidmap"))
+    facts = start(user=True, under=with_ids(readable_tmp)).succeed(helped(*helpers))
     assert facts["uid_map"].split() == facts["gid_map"].split() == TWO.split()
     assert (facts["uid"], facts["gid"], facts["setgroups"]) == ([0, 0, 0], [0, 0, 0], "allow\n")
 

@@ -34,6 +34,7 @@ from inside import (
     ns,
     status,
     unshared,
+    waiting_for_all,
 )
 from test_spawn import HELPERS, become_root, cgroup2, inside, mount, out, own, piped, status_inside, teaching
 
@@ -534,37 +535,18 @@ def test_one_who_waits_for_every_child_breaks_nothing(anyone: Runner, thief: str
     """waitpid(-1), in another thread or on SIGCHLD: a failing start says why, a good one ends, even if none knows how."""
 
     def body(thief: str) -> dict[str, object]:
-        config, stop = Config.new(*own("uts")), threading.Event()
+        config = Config.new(*own("uts"))
         wrong: list[object] = []
-
-        def steal(*args: object, flags: int = 0) -> None:
-            try:
-                while os.waitpid(-1, flags)[0]:
-                    pass
-            except ChildProcessError:
-                os.sched_yield()
-
-        def steal_on() -> None:
-            while not stop.is_set():
-                steal()
-
-        thread = threading.Thread(target=steal_on)
-        if thief == "thread":
-            thread.start()
-        else:
-            signal.signal(signal.SIGCHLD, lambda *args: steal(flags=os.WNOHANG))
         before = fds()
-        for _ in range(200):
-            error = failure(lambda: nsapi.Popen(["/nowhere"], config=config))
-            if (error.get("errno"), error.get("step")) != (errno.ENOENT, "exec /nowhere"):
-                wrong.append(error)
-            with nsapi.Popen(["sh", "-c", "exit 3"], config=config) as process:
-                pass
-            if process.returncode not in (0, 3) or process.pidfd != -1:
-                wrong.append([process.returncode, process.pidfd])
-        stop.set()
-        if thief == "thread":
-            thread.join()
+        with waiting_for_all(thief):
+            for _ in range(200):
+                error = failure(lambda: nsapi.Popen(["/nowhere"], config=config))
+                if (error.get("errno"), error.get("step")) != (errno.ENOENT, "exec /nowhere"):
+                    wrong.append(error)
+                with nsapi.Popen(["sh", "-c", "exit 3"], config=config) as process:
+                    pass
+                if process.returncode not in (0, 3) or process.pidfd != -1:
+                    wrong.append([process.returncode, process.pidfd])
         return {"wrong": wrong, "fds": fds() == before, "children": children()}
 
     assert anyone(body, thief) == {"wrong": [], "fds": True, "children": []}
