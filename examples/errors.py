@@ -34,7 +34,7 @@ def main() -> None:
     )
     fails(
         "What this version cannot do yet",
-        lambda: nsapi.run(["true"], config=nsapi.Config.new("user", "net", sysctl={"net.ipv4.ip_forward": "1"})),
+        lambda: nsapi.run(["true"], config=nsapi.Config.new("user", "mnt", root="/srv")),
     )
     error = fails(
         "A step that fails: which of how many",

@@ -6,17 +6,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, overload
 
 from attrs import define, field, fields, frozen, setters, validators
 
-from nsapi import _fields, _maps
+from nsapi import _fields, _maps, _rules
 from nsapi._fields import NO_ID
 from nsapi._maps import IDMap, IDMaps, id_maps_of
 from nsapi._types import NamespaceType, flags_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
     from typing_extensions import Self
 
 
@@ -236,7 +238,7 @@ class Config:
     ``propagation``
         of all mounts in a created mnt namespace: ``"private"`` (the default), ``"slave"``, ``"shared"``, ``"unchanged"``
     ``sysctl``
-        not performed yet
+        ``{"net.ipv4.ip_forward": "1"}``: what belongs to a created ipc, net, user or uts namespace, written in this order
     ``loopback``
         bring ``lo`` up; needs net
     ``uid``, ``gid``, ``groups``
@@ -336,78 +338,61 @@ class Config:
         config.target = target
         return config
 
-    def validate(self) -> None:
+    @overload
+    def validate(self, *, all: Literal[False] = False) -> None: ...
+
+    @overload
+    def validate(self, *, all: Literal[True]) -> list[str]: ...
+
+    def validate(self, *, all: bool = False) -> list[str] | None:
         """Check the fields against each other, without touching the system; the first problem is a ValueError.
 
-        The rules are libcontainer's, the OCI runtime-spec's and the kernel's.
+        The rules are libcontainer's, the OCI runtime-spec's and the kernel's. With *all*, the list of all problems is the
+        answer, empty if there are none, and nothing is raised for them.
         """
-        if self._memo.snapshot == self._snapshot():
-            return
+        found: list[str] = []
+        if self._memo.snapshot != self._snapshot():
+            for problem in self._problems():
+                if not all:
+                    raise problem
+                found.append(str(problem))
+            if not found:
+                self._memo = Memo(self._snapshot())
+        return found if all else None
+
+    def _problems(self) -> Iterator[Exception]:
         # Assignment has checked each value; only what is inside of lists and dicts can have changed since.
+        wrong = []
         for name in _CONTAINERS:
             value = getattr(self, name)
             if value:
-                setattr(self, name, value)
+                try:
+                    setattr(self, name, value)
+                except (TypeError, ValueError) as error:
+                    wrong.append(name)
+                    yield error
+                    continue
                 _refill(value, getattr(self, name))
                 object.__setattr__(self, name, value)  # the same object: who holds it goes on changing this Config
-        for problem in self._problems():
-            raise ValueError(problem)
-        self._memo = Memo(self._snapshot())
+        yield from map(ValueError, _rules.problems(self, besides=wrong))
+
+    def host_uid(self, id: int) -> int:
+        """Tell which uid outside is *id* inside, by the first entry of ``uid_mappings`` that has it.
+
+        As libcontainer's ``HostUID``: without a user namespace it is *id* itself. Raises LookupError for an id that is not
+        mapped, and where these lists are not given: a verb finds out then who is root inside, or what ``maps`` means.
+        """
+        return _rules.host_id(self, "uid", id)
+
+    def host_gid(self, id: int) -> int:
+        """Tell which gid outside is *id* inside, by ``gid_mappings``; all else as :meth:`host_uid`."""
+        return _rules.host_id(self, "gid", id)
 
     def _snapshot(self) -> tuple[object, ...]:
         """Copy all values, those inside of containers too, so that it tells each change, also of 1 to True or 1.0."""
         frozen = [each if each is None else tuple(each) for each in _of_frozen(self)]
         loose = [repr(each) if each else each is None for each in _of_anything(self)]
         return _plain(self), frozen, loose
-
-    def _problems(self) -> Iterator[str]:
-        contains, created = self.namespaces.contains, self.namespaces.created()
-        yield from self._map_problems()
-        for name in ("hostname", "domainname"):
-            if getattr(self, name) is not None and not contains("uts"):
-                yield f"{name}: needs a uts namespace, so as not to rename the host"
-        if self.time_offsets and NamespaceType.TIME not in created:
-            yield "time_offsets: need a created time namespace; those of one that is joined are fixed"
-        if self.loopback and not contains("net"):
-            yield "loopback: needs a net namespace"
-        if self.propagation is not None and NamespaceType.MNT not in created:
-            yield "propagation: needs a created mnt namespace"
-        if self.init and NamespaceType.PID not in created:
-            yield "init: needs a created pid namespace, of which it is pid 1"
-        if self.parent_death_signal not in (None, 9) and NamespaceType.PID in created and not self.init:
-            yield (
-                f"parent_death_signal: {self.parent_death_signal} would be dropped by pid 1 of a pid namespace,"
-                " which has no handler for it: SIGKILL (9), or init=True"
-            )
-        yield from self._capability_problems()
-
-    def _map_problems(self) -> Iterator[str]:
-        lists = {"uid_mappings": self.uid_mappings, "gid_mappings": self.gid_mappings}
-        if not self.namespaces.is_private("user"):
-            where = "is joined and has its maps" if self.namespaces.contains("user") else "is not among the namespaces"
-            for name, maps in (*lists.items(), ("setgroups", self.setgroups), ("maps", self.maps)):
-                if maps is not None:
-                    yield f"{name}: a user namespace {where}"
-            return
-        if self.maps is not None and (self.uid_mappings, self.gid_mappings) != (None, None):
-            yield f"maps: {self.maps!r}, and uid_mappings, gid_mappings: one or the other"
-        if (self.uid_mappings is None) != (self.gid_mappings is None):
-            yield "uid_mappings, gid_mappings: one given needs the other; [] maps nobody"
-        for name, maps in lists.items():
-            yield from _maps.problems(name, maps or [])
-
-    def _capability_problems(self) -> Iterator[str]:
-        if self.capabilities is None:
-            return
-        sets = {name: (self.capabilities or {}).get(name, frozenset()) for name in _fields.CAPABILITY_SETS}
-        for small, large in (
-            ("effective", "permitted"),
-            ("ambient", "permitted"),
-            ("ambient", "inheritable"),
-            ("inheritable", "bounding"),
-        ):
-            for each in sorted(sets[small] - sets[large]):
-                yield f"capabilities: {each} is {small}, so it must be {large} too (capabilities(7))"
 
 
 _OF_FROZEN = ("namespaces", "uid_mappings", "gid_mappings")

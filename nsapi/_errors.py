@@ -8,6 +8,7 @@ from errno import (
     EACCES,
     EBUSY,
     EINVAL,
+    EIO,
     ENOENT,
     ENOEXEC,
     ENOMEM,
@@ -15,6 +16,7 @@ from errno import (
     ENOSYS,
     EPERM,
     ERANGE,
+    EROFS,
     ESRCH,
     EUSERS,
     EXDEV,
@@ -226,6 +228,12 @@ def _no_pid_1(types: tuple[str, ...]) -> str | None:
     )
 
 
+def _not_settable(types: tuple[str, ...]) -> str | None:
+    if "uts" in types:
+        return "only uid 0 of outside may write this key: use the field domainname"
+    return "the key is read-only in a new namespace, or needs more than root of a user namespace has"
+
+
 def _always(text: str) -> Callable[[tuple[str, ...]], str | None]:
     return lambda types: text
 
@@ -233,6 +241,7 @@ def _always(text: str) -> Callable[[tuple[str, ...]], str | None]:
 _DEAD = "the process has ended; its pid may already be another's"
 _MAKE = ("clone", "unshare")
 _JOIN = ("setns", "check_return", "return", "return_fs")
+_SYSCTL = ("write sysctl",)
 _ID_MAPS = ("write uid_map", "write gid_map", "write setgroups")
 _Row = tuple[int, tuple[str, ...], "Callable[[tuple[str, ...]], str | None]"]
 
@@ -251,6 +260,13 @@ _HINTS: tuple[_Row, ...] = (
     (EPERM, ("mount /proc",), _always("parts of /proc are covered here, as in a container, and the kernel shows no fuller one: mounts=[] keeps the old")),
     (EINVAL, ("make /proc private",), _always("/proc is no mount point here: mounts=[] leaves it as it is")),
     (EINVAL, ("mount",), _always('"/" is no mount point here, as in a chroot: propagation="unchanged" leaves it')),
+    (ENOENT, _SYSCTL, _always("a new namespace has no such key: it is the host's alone, or of a part that this kernel lacks or has not loaded")),
+    (EINVAL, _SYSCTL, _always("the key does not accept this value")),
+    (EIO, _SYSCTL, _always("the kernel took only the beginning of this value: it holds more numbers than the key has")),
+    (EPERM, _SYSCTL, _not_settable),
+    (EACCES, _SYSCTL, _not_settable),
+    (EROFS, _SYSCTL, _always("/proc is mounted read-only here, as in a container")),
+    (EXDEV, _SYSCTL, _always("something is mounted over /proc or /proc/sys here, as in a container")),
     (EXDEV, ("write", "open_own"), _always("something that is not procfs is mounted over /proc")),
     (ENOSYS, ("write", "open_own"), _always("a seccomp filter knows no openat2(2), without which /proc cannot be told from a false one")),
     (EXDEV, ("chdir",), _always("that directory is outside of the root of the joined mount namespace: a link of its own leads out")),
@@ -274,7 +290,8 @@ _HINTS: tuple[_Row, ...] = (
 
 def hint(errnum: int, op: str, words: str = "", types: tuple[str, ...] = ()) -> str | None:
     """Find the usual cause of *errnum* at a step: named *op*, described by *words*, about *types*."""
+    kind = " ".join(words.split()[:2])  # "write sysctl", whatever the key
     for row_errnum, ops, advice in _HINTS:
-        if row_errnum == errnum and (op in ops or words in ops):
+        if row_errnum == errnum and not {op, words, kind}.isdisjoint(ops):
             return advice(types)
     return None

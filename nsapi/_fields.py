@@ -174,6 +174,9 @@ def cgroup(instance: object, attribute: Attribute[Any], value: object) -> None:
 def texts(instance: object, attribute: Attribute[Any], value: object) -> None:
     if not isinstance(value, dict) or not all(isinstance(each, str) for pair in value.items() for each in pair):
         raise TypeError(f"{attribute.name}: {value!r} is no dict of str and str")
+    for key, text in value.items():
+        encode(attribute.name, key)
+        encode(f"{attribute.name}: {key}", text)
 
 
 def ids(instance: object, attribute: Attribute[Any], value: object) -> None:

@@ -166,8 +166,8 @@ def cargo(
     joined += [0, -1, 0] * (_MAX_JOINS - len(joins))
     body += b"\0"
     mask = sum(1 << number - 1 for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-    # The others were the vfork child's; the caller's own cgroup fd may be one that the program is to have.
-    slots = [fd if slot == _plan.PARENT else -1 for slot, fd in enumerate(lent)]
+    # The cgroup was the vfork child's; the caller's own fd of it may be one that the program is to have.
+    slots = [fd if slot in (_plan.PROC, _plan.PARENT) else -1 for slot, fd in enumerate(lent)]
     slots += [-1] * (_SLOTS - len(slots))
     header = _HEADER.pack(
         _MAGIC, start + len(body), mission.flags, mask & 0xFFFFFFFF, mask >> 32, *slots, *ranges,

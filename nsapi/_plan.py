@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from nsapi import _native
+from nsapi import _native, _rules
 from nsapi._config import Config
 from nsapi._errors import unsupported
 from nsapi._fields import CAPABILITIES, CAPABILITY_SETS
@@ -146,7 +146,7 @@ NEEDS_LAUNCHER: tuple[tuple[str, _Test], ...] = (
 )
 
 #: Fields that are modelled and that no carrier performs yet. Nothing that confines is dropped in silence.
-NOT_PERFORMED: tuple[str, ...] = ("mounts", "root", "sysctl", "extra")
+NOT_PERFORMED: tuple[str, ...] = ("mounts", "root", "extra")
 
 
 def check(config: Config, facts: Facts, request: Request = _NOTHING_MORE) -> None:
@@ -250,6 +250,8 @@ def _launching_steps(config: Config, request: Request, joins: Sequence[Move]) ->
     slots = [CARGO, INIT_PIPE, LOG_PIPE, *range(JOINS, JOINS + sum(len(move.types) for move in joins))]
     if any(len(move.types) > 1 for move in joins):
         slots.append(TOGETHER)
+    if config.sysctl:
+        slots.append(PROC)
     if config.parent_death_signal is not None or config.init:
         slots.append(PARENT)
     for slot in slots:
@@ -298,6 +300,8 @@ def _inside_steps(config: Config, request: Request, *, changed_root: bool, launc
     """What is done when all namespaces are there, by either carrier."""
     created = config.namespaces.created()
     yield from _uts_and_net_steps(config, created)
+    for key, value in config.sysctl.items():
+        yield _sysctl(key, value)
     if NamespaceType.MNT in created:
         yield from _mount_steps(config, fresh_proc=NamespaceType.PID in created)
     joined_group = launched and request.process_group > 0 and not request.start_new_session
@@ -331,18 +335,25 @@ def _file_steps(request: Request) -> Iterator[Step]:
         yield Step("dup2", f"make fd {fd} the child's {to}", fd=fd, value=to)
 
 
-def _write(name: str, data: bytes, types: tuple[NamespaceType, ...] = ()) -> Step:
-    """Write the file of this name of the child's own, in the /proc that was opened before anything was joined."""
+def _write(name: str, data: bytes, types: tuple[NamespaceType, ...] = (), path: bytes | None = None) -> Step:
+    """Write a file in the /proc that was opened before anything was joined: without *path* the child's own *name*."""
     return Step(
         "write",
         f"write {name}",
         slot=PROC,
-        path=f"self/{name}".encode(),
+        path=f"self/{name}".encode() if path is None else path,
         data=data,
         length=len(data),
         flags=_native.constant("PROC_SUPER_MAGIC"),
         types=types,
     )
+
+
+def _sysctl(key: str, value: str) -> Step:
+    """What /proc/sys shows is that of the namespaces of the one who opens the file, whoever's /proc it is."""
+    owner = _rules.sysctl_owner(key)
+    types = () if owner is None else (owner,)
+    return _write(f"sysctl {_rules.sysctl_key(key)}", os.fsencode(value), types, _rules.sysctl_path(key))
 
 
 def _map_steps(config: Config, facts: Facts) -> Iterator[Step]:

@@ -17,7 +17,7 @@ from nsapi._handle import children_are_elsewhere
 from nsapi._native import Program, State
 from nsapi._switch import Move
 from nsapi._types import NamespaceType
-from nsapi._world import Lent, facts_of
+from nsapi._world import Lent, check_types, facts_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -239,9 +239,9 @@ class Popen(subprocess.Popen[Any]):
         ids = _plan.Request(uid=uid, gid=gid, groups=groups)
         known = config._memo.program
         if known is None or known[0][2] != facts or _plan.ids(config, known[0][0]) != _plan.ids(config, ids):
-            _plan.check(
-                config, facts, ids
-            )  # before anything is opened; else it has been found good already, as it is now
+            # Before anything is opened; else it has been found good already, as it is now.
+            check_types(config)
+            _plan.check(config, facts, ids)
         with Lent() as lent:
             # Joining mnt leaves it; by Config.join without types, that is not known before all is opened.
             leaves = config.namespaces.path_of(NamespaceType.MNT) or config.target is not None

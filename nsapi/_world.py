@@ -185,9 +185,8 @@ class Lent:
     def descriptors(self, config: Config, *, launched: bool) -> tuple[int, int, int]:
         """Open what the steps write to or look at, in the caller's namespaces: PROC, CGROUP and PARENT of the plan."""
         proc = cgroup = parent = -1
-        if launched:
-            pass  # it opens its own
-        elif config.namespaces.is_private("user") or config.time_offsets or config.oom_score_adj is not None:
+        own = config.namespaces.is_private("user") or config.time_offsets or config.oom_score_adj is not None
+        if config.sysctl or (own and not launched):  # for what is its own, the launcher opens its own
             proc = self._own(_open_directory("/proc"))
         if config.cgroup_path is not None:
             cgroup = self._cgroup(config.cgroup_path)
@@ -225,6 +224,19 @@ def _open_directory(path: str) -> int:
         return os.open(path, _native.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise NamespaceError(error.errno or EINVAL, None, path, step=f"open {path}") from None
+
+
+def check_types(config: Config) -> None:
+    """Refuse to create what this kernel has no file for: of some types it would say nothing, and make none."""
+    missing = [each for each in config.namespaces.created() if not is_namespace_supported(each)]
+    try:
+        known = os.listdir("/proc/self/ns") if missing else []
+    except OSError:  # no /proc: that tells nothing about the kernel
+        return
+    for each in missing:
+        if each.proc_name not in known:
+            name = each.proc_name
+            raise unsupported(f"this kernel has no {name} namespaces: there is no /proc/self/ns/{name}")
 
 
 def facts_of(config: Config) -> _plan.Facts:

@@ -36,6 +36,7 @@ LAYERS = """
     _plan
     _mapping
     _config
+    _rules
     _maps
     _fields
     _types
@@ -162,7 +163,7 @@ def test_each_way_into_the_core_has_one_user(verb: str, module: str) -> None:
     assert users == set(module.split())
 
 
-@pytest.mark.parametrize("module", ["_plan", "_config", "_fields"])
+@pytest.mark.parametrize("module", ["_plan", "_config", "_rules", "_fields"])
 def test_words_and_plan_are_pure(module: str) -> None:
     """They read nothing and change nothing: of the system they use names and encodings only."""
     assert taken_from(module, "os") <= {"PathLike", "fsdecode", "fsencode", "fspath", "getpid"}

@@ -161,7 +161,7 @@ def test_without_privilege_they_say_what_is_needed(name: str, users_examples: Ex
 
 def test_errors_shows_each_kind(examples: Examples) -> None:
     text = "\n".join(examples.lines("errors.py"))
-    assert "\n  ValueError\n  hostname: needs a uts namespace" in text
+    assert "\n  ValueError\n  hostname: 'mine' needs a uts namespace" in text
     assert "\n  NamespaceError, OSError\n  [Errno 22] Invalid argument: check — a thread can never come back" in text
     assert "\n  NamespaceError, FileNotFoundError, OSError\n  [Errno 2] No such file or directory: open /run/" in text
     assert "\n  Unsupported, NamespaceError, OSError\n  [Errno 38] Function not implemented: check — " in text

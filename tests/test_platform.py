@@ -105,7 +105,7 @@ def test_elsewhere_the_model_works(elsewhere: Runner) -> None:
         "ids": [1000],
         "equal": True,
         "shown": True,
-        "refused": "hostname: needs a uts namespace, so as not to rename the host",
+        "refused": "hostname: 'x' needs a uts namespace, so as not to rename the host",
     }
 
 
