@@ -223,6 +223,20 @@ def test_a_false_proc_inside_is_not_written_to(root: Runner, readable_tmp: Path,
     assert root(body, str(readable_tmp), FORWARD, carrier) == ["false", "1"]
 
 
+def test_a_read_only_proc_is_told(root: Runner) -> None:
+    """As in a container without privileges: EROFS, and where that comes from."""
+
+    def body(key: str) -> Any:
+        nsapi.unshare("mnt")
+        for options in (["--make-rprivate", "/"], ["--bind", "/proc", "/proc"], ["-o", "remount,bind,ro", "/proc"]):
+            subprocess.run(["mount", *options], check=True)
+        return failure(lambda: nsapi.run(["true"], config=nsapi.Config.new("net", sysctl={key: "1"})))
+
+    error = root(body, FORWARD)
+    assert (error["errno"], error["step"]) == (errno.EROFS, f"write sysctl {FORWARD}")
+    assert "read-only" in error["hint"]
+
+
 def test_what_covers_proc_sys_is_told_from_it(root: Runner, carrier: dict[str, object]) -> None:
     """As in a container: nothing is written to what is mounted there, by EXDEV with a hint of its own."""
 
