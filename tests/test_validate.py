@@ -70,6 +70,12 @@ ROWS = {
         "", maps(ONE, ONE) | {"user": "/x"}, True, False, "uid_mappings: '0:1000:1', and a user namespace is joined",
         "libcontainer's validator leaves it to its reader of OCI files, which refuses those that differ",
     ),
+    "maps to be looked up": Row("user", {"maps": "auto"}, True, True),
+    "maps to be looked up, no user": Row("net", {"maps": "auto"}, False, False, "maps: 'auto', and a user namespace is not"),
+    "maps given and to be looked up": Row(
+        "user", maps(ONE, ONE) | {"maps": "root"}, True, False, "maps: 'root', and uid_mappings, gid_mappings: one or",
+        "libcontainer knows no words for maps",
+    ),
     # what needs the kernel's file is a verb's: see below
     "cgroup": Row("cgroup", {}, True, True),
     "time": Row("time", {"time_offsets": {"boottime": 1}}, True, True),
@@ -312,6 +318,7 @@ IDS: list[tuple[Config, int, int | str, int | str]] = [
     (Config.new("user", **maps("3:5:1,2:9:4", "2:9:4,3:5:1")), 3, 5, 10),  # invalid: the first entry that has it
     (Config.new("user"), 0, "uid_mappings has nothing: none is given", "gid_mappings has nothing: none is given"),
     (Config.new("user", **maps([], ONE)), 0, "uid_mappings has nothing: nobody is mapped", 1000),
+    (Config.new("user", maps="auto"), 7, "which it will be a verb finds out", "which it will be a verb finds out"),
     (
         Config.new(user="/x"),
         0,
