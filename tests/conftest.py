@@ -52,6 +52,34 @@ def tool(name: str) -> str:
     return path
 
 
+#: What the ordinary user is called where he needs a name.
+NAME = "nsapi-test"
+
+
+def with_etc(folder: Path, **files: str) -> list[str]:
+    """Run what follows where these files of /etc have other contents: in a mount namespace, which ends with it.
+
+    *folder* is where they lie, for everybody to read.
+    """
+    tool("unshare")
+    own = Path(tempfile.mkdtemp(dir=folder))
+    own.chmod(0o755)
+    script = []
+    for name, content in files.items():
+        if not Path("/etc", name).exists():
+            lacking(f"/etc/{name}")
+        (own / name).write_text(content)
+        script.append(f"mount --bind {own / name} /etc/{name}")
+    return ["unshare", "--mount", "sh", "-c", " && ".join([*script, 'exec "$@"']), "sh"]
+
+
+def ids_of(name: str, uid: int, first: int = 100000, count: int = 65536) -> dict[str, str]:
+    """Files of /etc in which *uid* is called *name*, and is granted these ids."""
+    line = f"{name}:{first}:{count}\n"
+    passwd = Path("/etc/passwd").read_text() + f"{name}:x:{uid}:{uid}::/:/bin/sh\n"
+    return {"passwd": passwd, "subuid": line, "subgid": line}
+
+
 class Runner:
     """Calls a function in a fresh interpreter and gives its result back, through JSON.
 

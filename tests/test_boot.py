@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import AS_OTHER, AS_USER, REPOSITORY, Runner, lacking, tool
+from conftest import AS_OTHER, AS_USER, NAME, REPOSITORY, USER, Runner, ids_of, lacking, tool, with_etc
 from inside import (
     PYTHON,
     TYPES,
@@ -45,7 +45,6 @@ from test_nsexec import (
     message,
     number,
     string,
-    with_ids,
 )
 
 import nsapi
@@ -424,7 +423,7 @@ def test_newuidmap_writes_what_an_ordinary_user_may_not(user_python: str, librar
     if os.geteuid() != 0:
         lacking("root, to grant ids")
     tool("newuidmap"), tool("newgidmap")
-    prefix = [*with_ids(readable_tmp), *AS_OTHER, "env"]
+    prefix = [*with_etc(readable_tmp, **ids_of(NAME, USER)), *AS_OTHER, "env"]
     granted = Runner("user with ids", user_python, prefix, AS_USER, library)
 
     def body() -> Any:

@@ -10,13 +10,11 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import AS_USER, USER, Runner, lacking, tool
+from conftest import AS_OTHER, AS_USER, NAME, USER, Runner, ids_of, lacking, tool, with_etc
 from inside import (
     NEW_OF_EACH,
     PIDFD_GET,
@@ -176,33 +174,13 @@ def test_root_writes_any_map(root: Runner) -> None:
     assert count == 340 * 3
 
 
-@contextmanager
-def granted(name: str, first: int, count: int) -> Iterator[None]:
-    """Lines for a user in /etc/subuid and /etc/subgid, which are restored byte for byte."""
-    files = [Path("/etc/subuid"), Path("/etc/subgid")]
-    before = [(file.read_bytes() if file.exists() else None) for file in files]
-    try:
-        for file, old in zip(files, before, strict=True):
-            file.write_bytes((old or b"") + f"{name}:{first}:{count}\n".encode())
-        yield
-    finally:
-        for file, old in zip(files, before, strict=True):
-            if old is None:
-                file.unlink()
-            else:
-                file.write_bytes(old)
-
-
-def test_newuidmap_writes_what_an_ordinary_user_may_not(root: Runner, user_python: str, library: Path) -> None:
+def test_newuidmap_writes_what_an_ordinary_user_may_not(
+    root: Runner, user_python: str, library: Path, readable_tmp: Path
+) -> None:
     """Ranges granted in /etc/subuid and /etc/subgid, to a user with a name; the groups may then be set."""
     tool("newuidmap"), tool("newgidmap")
-    pwd = pytest.importorskip("pwd")
-    try:
-        entry = pwd.getpwnam("nobody")
-    except KeyError:
-        lacking("a user called nobody")
-    ids = [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups", "--inh-caps=-all"]
-    nobody = Runner("nobody", user_python, ["setpriv", *ids, "env"], AS_USER, library)
+    prefix = [*with_etc(readable_tmp, **ids_of(NAME, USER, 700000, 1000)), *AS_OTHER, "env"]
+    named = Runner("user", user_python, prefix, AS_USER, library)
 
     def body() -> Any:
         found = []
@@ -218,8 +196,7 @@ def test_newuidmap_writes_what_an_ordinary_user_may_not(root: Runner, user_pytho
             found.append([made.stdout, made.stderr, made.returncode])
         return [*found, children()]
 
-    with granted("nobody", 700000, 1000):
-        assert nobody(body) == [["0 [5] 2\n", "", 0], ["0 [5] 2\n", "", 0], []]
+    assert named(body) == [["0 [5] 2\n", "", 0], ["0 [5] 2\n", "", 0], []]
 
 
 def test_a_missing_grant_or_helper_is_an_error_that_says_so(user: Runner) -> None:

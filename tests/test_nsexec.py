@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import AS_OTHER, REPOSITORY, USER, lacking, tool
+from conftest import AS_OTHER, NAME, REPOSITORY, USER, ids_of, lacking, tool, with_etc
 from inside import TYPES, all_ns, only_child
 
 FLAGS = {
@@ -577,24 +577,10 @@ def test_a_helper_gets_every_extent(start: Starter, readable_tmp: Path, count: i
     assert Path(f"{arguments}.fds").read_text().split() == ["0", "1", "2", "3"]  # 3 is what reads the folder
 
 
-def with_ids(folder: Path) -> list[str]:
-    """Run what follows where USER has ids in /etc/subuid and /etc/subgid: in a mount namespace, which ends with it."""
-    files = {"/etc/subuid": f"{USER}:100000:65536\n", "/etc/subgid": f"{USER}:100000:65536\n"}
-    files["/etc/passwd"] = Path("/etc/passwd").read_text() + f"nsapi-test:x:{USER}:{USER}::/:/bin/sh\n"
-    script = []
-    for path, content in files.items():
-        if not os.path.exists(path):
-            lacking(path)
-        own = folder / os.path.basename(path)
-        own.write_text(content)
-        script.append(f"mount --bind {own} {path}")
-    return ["unshare", "--mount", "sh", "-c", " && ".join([*script, 'exec "$@"']), "sh"]
-
-
 def test_maps_by_newuidmap_and_newgidmap(start: Starter, readable_tmp: Path) -> None:
     """The real helpers, for more ids than an ordinary user may map by himself."""
     helpers = (tool("newuidmap"), tool("newgidmap"))
-    facts = start(user=True, under=with_ids(readable_tmp)).succeed(helped(*helpers))
+    facts = start(user=True, under=with_etc(readable_tmp, **ids_of(NAME, USER))).succeed(helped(*helpers))
     assert facts["uid_map"].split() == facts["gid_map"].split() == TWO.split()
     assert (facts["uid"], facts["gid"], facts["setgroups"]) == ([0, 0, 0], [0, 0, 0], "allow\n")
 
