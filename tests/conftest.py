@@ -173,6 +173,22 @@ def user(request: pytest.FixtureRequest, library: Path) -> Runner:
     return Runner("user", request.getfixturevalue("user_python"), [*AS_OTHER, "env"], AS_USER, library)
 
 
+@pytest.fixture
+def granted(root: Runner, user_python: str, library: Path, readable_tmp: Path) -> Runner:
+    """The ordinary user with a name, and 65,536 ids from 100000 on."""
+    prefix = [*with_etc(readable_tmp, **ids_of(NAME, USER)), *AS_OTHER, "env"]
+    return Runner("user", user_python, prefix, AS_USER, library)
+
+
+def setuid(script: str, *, folder: Path, name: str) -> str:
+    """Make a helper that is setuid root, as newuidmap is; scripts get nothing of it. What PATH must begin with for it."""
+    folder = Path(tempfile.mkdtemp(dir=folder))
+    (folder / name).write_text(script)
+    (folder / name).chmod(0o4755)
+    folder.chmod(0o777)
+    return str(folder)
+
+
 @pytest.fixture(params=["root", "user"])
 def anyone(request: pytest.FixtureRequest) -> Runner:
     """Both, one after the other."""

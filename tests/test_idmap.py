@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import AS_OTHER, AS_USER, USER, Runner, lacking, tool
+from conftest import AS_OTHER, AS_USER, NAME, USER, Runner, ids_of, tool, with_etc
 from inside import children, everything, failure
 
 import nsapi
 
-NAME = "nsapi-test"
 Host = Callable[..., Runner]
 
 
 @pytest.fixture
 def host(root: Runner, user_python: str, library: Path, readable_tmp: Path) -> Host:
-    """Make a host where the ordinary user has a name and these subids: files bound over /etc's, for one process alone."""
-    tool("unshare")
+    """Make a host where the ordinary user has a name and these subids."""
 
     def make(
         subuid: str = "", subgid: str = "", *, user: bool = True, passwd: bool = True, nsswitch: str = ""
     ) -> Runner:
         files = {"subuid": subuid, "subgid": subgid}
         if passwd:
-            files["passwd"] = Path("/etc/passwd").read_text() + f"{NAME}:x:{USER}:{USER}::/:/bin/sh\n"
+            files["passwd"] = ids_of(NAME, USER)["passwd"]
         if nsswitch:
             files["nsswitch.conf"] = f"passwd: files\ngroup: files\n{nsswitch}\n"
-        folder = Path(tempfile.mkdtemp(dir=readable_tmp))
-        folder.chmod(0o755)
-        script = []
-        for name, content in files.items():
-            if not Path("/etc", name).exists():
-                lacking(f"/etc/{name}")
-            (folder / name).write_text(content)
-            script.append(f"mount --bind {folder / name} /etc/{name}")
-        under = ["unshare", "--mount", "sh", "-c", " && ".join([*script, 'exec "$@"']), "sh"]
+        under = with_etc(readable_tmp, **files)
         if not user:
             return Runner("root", root.python, under, "", library)
         return Runner("user", user_python, [*under, *AS_OTHER, "env"], AS_USER, library)

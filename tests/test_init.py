@@ -11,7 +11,7 @@ import threading
 from typing import Any
 
 import pytest
-from conftest import Runner
+from conftest import Runner, setuid
 from inside import PYTHON, answer_enosys, children, everything, failure, fds, status
 
 import nsapi
@@ -54,7 +54,7 @@ def test_every_end_is_told_as_it_was(anyone: Runner) -> None:
 def test_without_a_new_pid_namespace_it_is_refused(types: list[str], fields: dict[str, Any]) -> None:
     """One that is joined has a pid 1 already."""
     before = fds(), children()
-    with pytest.raises(ValueError, match="init: needs a created pid namespace, of which it is pid 1"):
+    with pytest.raises(ValueError, match="init: True needs a created pid namespace, of which it is pid 1"):
         nsapi.run(["true"], config=nsapi.Config.new(*types, **fields))
     assert (fds(), children()) == before
 
@@ -268,28 +268,23 @@ sys.exit(1)
 
 
 @pytest.mark.parametrize("missing", [(), ("close_range",)], ids=["", "without close_range"])
-def test_a_helper_gets_stdio_and_no_signal_of_ours(user: Runner, missing: list[str]) -> None:
+def test_a_helper_gets_stdio_and_no_signal_of_ours(
+    granted: Runner, readable_tmp: pathlib.Path, missing: list[str]
+) -> None:
     """Nothing blocked or ignored, so that Ctrl-C reaches it; no fd but 0, 1 and 2, not even one that the program gets."""
 
-    def body(script: str, missing: list[str]) -> Any:
-        import shutil
-        import tempfile
-
-        folder = pathlib.Path(tempfile.mkdtemp())
-        (folder / "newuidmap").write_text(f"#!{sys.executable} -ISE\n{script}")
-        (folder / "newuidmap").chmod(0o755)
+    def body(folder: str, missing: list[str]) -> Any:
         os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
         os.dup2(0, 77, inheritable=True)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         answer_enosys(*((each, None) for each in missing))
-        maps = {"uid_mappings": "0:0:10", "gid_mappings": f"0:{os.getgid()}:1"}
+        maps = {"uid_mappings": "0:100000:10", "gid_mappings": f"0:{os.getgid()}:1"}
         error = failure(lambda: nsapi.run(["true"], config=nsapi.Config.new("user", **maps), pass_fds=[77]))
-        told = (folder / "told").read_text().split()
-        shutil.rmtree(folder)
-        return [told, error["step"]]
+        return [pathlib.Path(folder, "told").read_text().split(), error["step"]]
 
-    told, step = user(body, HELPER, missing)
+    script = f"#!{granted.python} -ISE\n{HELPER}"
+    told, step = granted(body, setuid(script, folder=readable_tmp, name="newuidmap"), missing)
     assert told == [
         "0" * 16,
         f"{1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1:016x}",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import AS_OTHER, AS_USER, NAME, USER, Runner, ids_of, lacking, tool, with_etc
+from conftest import AS_OTHER, AS_USER, NAME, USER, Runner, ids_of, lacking, setuid, tool, with_etc
 from inside import (
     NEW_OF_EACH,
     PIDFD_GET,
@@ -215,7 +215,7 @@ def test_a_missing_grant_or_helper_is_an_error_that_says_so(user: Runner) -> Non
 
     refused, missing, same = user(body, USER)
     assert refused["errno"] == 1
-    assert "newuidmap exited with status 1" in refused["step"]
+    assert "no line for" in refused["text"]
     assert missing["errno"] == 2
     assert "newuidmap" in missing["text"]
     assert same
@@ -749,18 +749,14 @@ def test_two_hundred_failures_leave_nothing(anyone: Runner) -> None:
     assert len(steps) == 4
 
 
-def test_ctrl_c_meanwhile_leaves_nothing(user: Runner) -> None:
+def test_ctrl_c_meanwhile_leaves_nothing(granted: Runner, readable_tmp: Path) -> None:
     """A helper hangs; Ctrl-C ends it, and all stages, before KeyboardInterrupt is raised."""
 
-    def body(uid: int) -> Any:
-        import tempfile
-
-        folder = pathlib.Path(tempfile.mkdtemp())
+    def body(uid: int, path: str) -> Any:
+        folder = pathlib.Path(path)
         os.mkfifo(folder / "started")
-        (folder / "newuidmap").write_text(f"#!/bin/sh\necho $$ > {folder}/started\nexec /bin/sleep 1000\n")
-        (folder / "newuidmap").chmod(0o755)
         os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
-        maps = f"0:{uid}:1,1:700000:1000"
+        maps = f"0:{uid}:1,1:100000:1000"
         config = nsapi.Config.new("user", uid_mappings=maps, gid_mappings=f"0:{os.getgid()}:1")
         failure(lambda: nsapi.run(["no such program"], config=nsapi.Config.new("user", uid=0)))
         helpers = []
@@ -783,16 +779,14 @@ def test_ctrl_c_meanwhile_leaves_nothing(user: Runner) -> None:
             interrupted = True
         thread.join()
         after = everything()
-        import shutil
-
-        shutil.rmtree(folder)
         return [
             interrupted,
             {key: (before[key], after[key]) for key in before if before[key] != after[key] and key != "threads"},
             os.path.exists(f"/proc/{helpers[0]}"),
         ]
 
-    assert user(body, USER) == [True, {}, False]
+    script = "#!/bin/sh\necho $$ > ${0%/*}/started\nexec /bin/sleep 1000\n"
+    assert granted(body, USER, setuid(script, folder=readable_tmp, name="newuidmap")) == [True, {}, False]
 
 
 def test_sigchld_ignored_or_reaped_by_somebody_else(anyone: Runner) -> None:
