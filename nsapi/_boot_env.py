@@ -22,6 +22,7 @@ from nsapi._handle import NamespaceHandle, current
 from nsapi._target import open as open_namespace
 from nsapi._target import resolve
 from nsapi._types import NamespaceType, is_namespace_supported
+from nsapi._world import check_types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class BootEnv:
     def __init__(self, config: Config) -> None:
         config.validate()
         _bootstrap.refuse_what_is_not_said(config)
+        check_types(config)
         self._object = _find_object()
         self._handles: list[NamespaceHandle] = []
         self._read = bytearray()
