@@ -108,10 +108,10 @@ def drop_all_capabilities() -> None:
 def answer_enosys(*calls: tuple[str, int | None], errnum: int = 38) -> None:
     """Install a seccomp filter, for good: the calls named answer *errnum* (ENOSYS), as an older kernel would.
 
-    A call is its name and, for ioctl, the request (the second argument).
+    A call is its name and, for ioctl and setns, the request or the types (the second argument).
     """
     numbers = {"clone3": 435, "close_range": 436, "pidfd_open": 434, "openat2": 437}
-    numbers |= {"ioctl": {"x86_64": 16, "aarch64": 29}[os.uname().machine]}
+    numbers |= {"x86_64": {"ioctl": 16, "setns": 308}, "aarch64": {"ioctl": 29, "setns": 268}}[os.uname().machine]
     program: list[tuple[int, int, int, int]] = []
     for name, request in calls:
         program.append((0x20, 0, 0, 0))  # load the number of the call

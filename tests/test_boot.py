@@ -504,6 +504,7 @@ FAILURES = {
     "fd not passed": ["ProcessLookupError", "the program ended before it was inside"],
     "wrong fd": ["ProcessLookupError", "the program ended before it was inside"],
     "pipe for a socket": ["ProcessLookupError", "the program ended before it was inside"],
+    "pipe of that number": ["ProcessLookupError", "the program ended before it was inside"],
     "number of nothing": ["ProcessLookupError", "the program ended before it was inside"],
     "no number": ["ProcessLookupError", "the program ended before it was inside"],
     "orders of another": ["ProcessLookupError", "the program ended before it was inside"],
@@ -554,6 +555,7 @@ def test_what_is_not_inside_is_an_error_and_gone(anyone: Runner, static_program:
         boot = nsapi.boot_env(config)
         env, pass_fds, command = boot.env, boot.pass_fds, ["cat"]
         stranger, other = socket.socketpair()
+        reader, writer = os.pipe2(os.O_CLOEXEC)
         if case == "missing object":
             env["LD_PRELOAD"] = "/nonexistent/_boot.so"
         elif case == "static program":
@@ -566,6 +568,10 @@ def test_what_is_not_inside_is_an_error_and_gone(anyone: Runner, static_program:
             stranger.send(b"for somebody else")
         elif case == "pipe for a socket":
             env["_LIBCONTAINER_INITPIPE"] = "0"
+        elif case == "pipe of that number":
+            env["_LIBCONTAINER_INITPIPE"] = str(writer)
+            env["_NSAPI_BOOT"] = f"{os.fstat(writer).st_ino}:{env['_NSAPI_BOOT'].partition(':')[2]}"
+            pass_fds = (writer,)
         elif case == "number of nothing":
             env["_LIBCONTAINER_INITPIPE"] = "999"
         elif case == "no number":
@@ -622,6 +628,9 @@ def test_what_is_not_inside_is_an_error_and_gone(anyone: Runner, static_program:
         boot.close()
         stranger.setblocking(False)
         untouched = case != "wrong fd" or other.recv(100) == b"for somebody else"
+        os.close(writer)
+        untouched = untouched and os.read(reader, 100) == b""
+        os.close(reader)
         assert process.stdin is not None
         process.stdin.close()
         stranger.close()
@@ -659,6 +668,36 @@ def test_a_program_with_more_rights_is_not_started_inside(user: Runner, readable
             return "TimeoutError" in str(facts["classes"]), process.wait(), children()
 
     assert user(body, str(program)) == [True, -9, []]
+
+
+def test_a_program_with_more_rights_takes_no_orders(user: Runner, readable_tmp: Path) -> None:
+    """Nor where the object comes into it by another way, as one that it is linked with."""
+    if os.geteuid() != 0:
+        lacking("root, to give a program more rights")
+    if os.statvfs(readable_tmp).f_flag & os.ST_NOSUID:
+        lacking("a folder for temporary files that is not mounted nosuid")
+    from nsapi import _boot_env
+
+    own = readable_tmp / "boot.so"
+    shutil.copy(_boot_env._find_object(), own)
+    source, program = readable_tmp / "linked.c", readable_tmp / "linked"
+    source.write_text("int main(void) { return 7; }\n")
+    command = [tool("gcc"), "-o", str(program), str(source), "-Wl,--no-as-needed", str(own)]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    own.chmod(0o755)
+
+    def body(program: str) -> Any:
+        with nsapi.boot_env(nsapi.Config.new("user", "net")) as boot:
+            env = {name: value for name, value in boot.env.items() if name != "LD_PRELOAD"}
+            process = subprocess.Popen([program], env=env, pass_fds=boot.pass_fds, stderr=subprocess.PIPE)
+            facts = failure(lambda: boot.confirm(60, process))
+            return bool(facts), process.wait(), process.communicate()[1].decode(), children()
+
+    refused = "FATAL: a program with more rights than its caller takes no bootstrap\n"
+    program.chmod(0o4755)
+    assert user(body, str(program)) == [True, 1, refused, []]
+    program.chmod(0o755)  # the same without
+    assert user(body, str(program))[:3] == [False, 7, ""]
 
 
 @pytest.mark.parametrize("how", ["removed", "unreadable", "no object"])
@@ -1057,3 +1096,5 @@ def test_a_length_of_an_attribute_never_wraps() -> None:
     assert attribute(27282, b"net:" + config.namespaces.path_of("net").encode() + b"\0") in data
     with pytest.raises(ValueError, match="65536 bytes"):
         nsapi.bootstrap_data(nsapi.Config.new(net="/" + "x" * room))
+    with pytest.raises(ValueError, match="attribute 27282 has 65536 bytes"):
+        nsapi.bootstrap_data(nsapi.Config.new(net="/" + "x" * (65536 - 4 - 4 - 2)))

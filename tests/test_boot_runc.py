@@ -87,7 +87,11 @@ def test_an_interpreter_begins_inside(preloaded: str, user_python: str, user: bo
     """All eight namespaces, pid 1 with one thread, a session of its own, root; its descriptors, and no word of ours."""
     spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     boot = started(
-        preloaded, [user_python, "-I", "-S", "-c", PYTHON_PROGRAM], user=user, pass_fds=[spare], env={"ONE": "1"}
+        preloaded,
+        [user_python, "-I", "-S", "-c", PYTHON_PROGRAM],
+        user=user,
+        pass_fds=[spare],
+        env={"ONE": "1", "_LIBCONTAINER_LOGLEVEL": "5"},
     )
     facts = boot.succeed(message(number(FLAGS_ATTR, ALL), OWN_MAPS if user else ROOT_MAPS) + b'{"config":1}')
     os.close(spare)

@@ -51,6 +51,21 @@ def test_readme_leads_to_its_neighbours(name: str) -> None:
     assert f"]({name})" in README.read_text()
 
 
+def test_every_test_that_security_names_is_there() -> None:
+    """In the third column of the second table, without `test_`: of the file named before them, else of test_security."""
+    _, table = (REPOSITORY / "SECURITY.md").read_text().split("| rule | where | test |\n|---|---|---|\n")
+    named = 0
+    for row in table.partition("\n\n")[0].splitlines():
+        rule, _, column = row.strip("| ").split(" | ")
+        for part in column.split("; "):
+            file = re.match(r"(test_\w+): ", part)
+            there = matches(r"^def test_(\w+)\(", REPOSITORY / f"tests/{file[1] if file else 'test_security'}.py")
+            names = re.findall(r"`([^`]+)`", part)
+            assert set(names) <= set(there), (rule, names)
+            named += len(names)
+    assert named > 30
+
+
 def test_ci_runs_readmes_test_command() -> None:
     """`.ci/run` is a program, and what it runs is what README says."""
     script = REPOSITORY / ".ci/run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -124,6 +125,35 @@ def test_the_config_is_performed_the_same_by_either_carrier(anyone: Runner, fiel
     """What takes power away takes the same, by either carrier."""
     by_vfork, by_launcher = anyone(compare, REPORT, {}, fields)
     assert by_launcher == by_vfork
+
+
+def test_its_own_fds_are_none_that_the_program_gets(anyone: Runner) -> None:
+    """Where 0, 1 or 2 are closed in the caller, what it opens next has these numbers: stdio goes there all the same."""
+
+    def body() -> Any:
+        import itertools
+
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        for fd, high in ((0, 100), (1, 101), (2, 102), (os.open("/etc/hostname", os.O_RDONLY), 110), (writer, 111)):
+            os.dup2(fd, high, inheritable=False)
+        told = []
+        config = nsapi.Config.new("user", uid=0)
+        for closed in (each for count in (3, 2, 1) for each in itertools.combinations(range(3), count)):
+            for fd in closed:
+                os.close(fd)
+            try:
+                program = ["sh", "-c", "readlink /proc/self/fd/0; echo error >&2"]
+                nsapi.run(program, config=config, stdin=110, stdout=111, stderr=111, check=True)
+                told.append(os.read(reader, 4096).decode())
+            except Exception as error:
+                told.append(repr(error))
+            finally:
+                for fd in closed:
+                    os.dup2(100 + fd, fd)
+        return told
+
+    assert anyone(body) == ["/etc/hostname\nerror\n"] * 7
 
 
 def test_setgroups_does_not_depend_on_who_writes_it(root: Runner) -> None:
@@ -301,6 +331,26 @@ def test_all_of_a_process_are_joined(anyone: Runner) -> None:
 
     found, expected, errors = anyone(body)
     assert found == expected, errors
+
+
+@pytest.mark.parametrize(
+    ("refused", "errnum"), [("all at once", errno.EPERM), ("all at once", errno.EINVAL), ("one by one", errno.EPERM)]
+)
+def test_all_of_a_process_are_joined_at_once_or_one_by_one(anyone: Runner, refused: str, errnum: int) -> None:
+    """In one call, where the kernel takes it; else in passes. A filter forbids the one or the other."""
+
+    def body(refused: str, errnum: int) -> Any:
+        with unshared(*NEW_OF_EACH) as process:
+            pid = only_child(process.pid)
+            there = [ns(each, pid) for each in TYPES]
+            flags = [type.flag for type in nsapi.namespace_types()]
+            for each in [sum(flags)] if refused == "all at once" else flags:
+                answer_enosys(("setns", each), errnum=errnum)
+            script = f"import os; print(*(os.readlink('/proc/self/ns/' + each) for each in {TYPES}))"
+            inside = nsapi.run([*PYTHON, script], target=pid, capture_output=True, text=True)
+            return [inside.stdout.split() == there, inside.stderr]
+
+    assert anyone(body, refused, errnum) == [True, ""]
 
 
 def test_what_is_joined_and_what_is_made_mix(anyone: Runner) -> None:
@@ -834,6 +884,33 @@ def test_the_file_in_memory_is_sealed_and_remade_when_closed(anyone: Runner) -> 
         ]
 
     assert anyone(body)[:5] == [15, True, True, 0, 0]
+
+
+def test_another_file_in_the_place_of_the_launcher_is_not_executed(anyone: Runner) -> None:
+    """Not one that is sealed too, and not the same where somebody has left it open to writers."""
+
+    def body(other: str) -> Any:
+        import fcntl
+
+        from nsapi import _launcher
+
+        def run() -> int:
+            return nsapi.run(["true"], config=nsapi.Config.new("user", uid=0)).returncode
+
+        run()
+        assert _launcher._known is not None
+        fd = _launcher._known[0]
+        sealed = _launcher.sealed("nsapi", pathlib.Path(other).read_bytes(), _launcher._MFD_EXEC)
+        os.dup2(sealed, fd, inheritable=False)
+        answers = [run(), _launcher._known[0] != fd]
+        unsealed = os.memfd_create("nsapi", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+        os.write(unsealed, pathlib.Path(_launcher._FILE).read_bytes())
+        found = os.fstat(unsealed)
+        _launcher._known = unsealed, (found.st_dev, found.st_ino)
+        answers += [run(), _launcher._known[0] != unsealed]
+        return [*answers, fcntl.fcntl(_launcher._known[0], fcntl.F_GET_SEALS)]
+
+    assert anyone(body, tool("false")) == [0, True, 0, True, 15]
 
 
 def test_where_memory_cannot_be_executed(root: Runner) -> None:

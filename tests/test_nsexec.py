@@ -111,6 +111,7 @@ class Bootstrap:
     def __init__(self, argv: Sequence[str], *, env: dict[str, str] | None = None, log_to: int | None = None,
                  pass_fds: Sequence[int] = (), nonblocking: bool = False) -> None:  # fmt: skip
         self.pipe, theirs = socket.socketpair()
+        self.pipe.settimeout(30)  # ours alone
         theirs.setblocking(not nonblocking)
         self.log_fd, log = os.pipe2(os.O_CLOEXEC) if log_to is None else (-1, log_to)
         environment = {"PATH": os.environ["PATH"], "_LIBCONTAINER_INITPIPE": str(theirs.fileno())}
@@ -341,6 +342,14 @@ def test_a_number_that_is_none_is_fatal(start: Starter, variable: str, value: st
 
 def test_an_init_pipe_that_is_no_socket_is_refused(start: Starter) -> None:
     """Neither is it read from, nor waited for."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    others = message(create("uts"))
+    os.write(writer, others)
+    boot = start(env={"_LIBCONTAINER_INITPIPE": str(reader)}, pass_fds=[reader])
+    assert boot.failure() == f"the init pipe, fd {reader}, is no socket"
+    os.close(writer)
+    assert os.read(reader, 4096) == others
+    os.close(reader)
     assert start(env={"_LIBCONTAINER_INITPIPE": "0"}).failure() == "the init pipe, fd 0, is no socket"
     assert "Bad file descriptor" in start(env={"_LIBCONTAINER_INITPIPE": "999"}).failure()
 
@@ -355,6 +364,7 @@ def test_a_setuid_program_takes_no_bootstrap(program: str) -> None:
     copy.chmod(0o4755)
     try:
         boot = Bootstrap([*AS_OTHER, str(copy)])
+        boot.pipe.shutdown(socket.SHUT_WR)
         assert boot.facts() is None
         assert boot.process.wait() == 1
         assert boot.process.stderr is not None
@@ -565,7 +575,8 @@ def test_a_helper_that_is_missing(start: Starter) -> None:
 def test_a_helper_gets_every_extent(start: Starter, readable_tmp: Path, count: int) -> None:
     """Pid and all numbers, each an argument; nothing of our environment, no descriptor but stdio."""
     arguments = readable_tmp / "arguments"
-    script = f'printf "%s\\n" "$@" > {arguments}; env -i /bin/ls /proc/self/fd > {arguments}.fds; exit 5'
+    script = f'printf "%s\\n" "$@" > {arguments}; env -i /bin/ls /proc/self/fd > {arguments}.fds'
+    script += f"; cat /proc/$$/environ > {arguments}.env; exit 5"
     path = helper(readable_tmp, script)
     extents = "".join(f"{each} {each + 1000} 1\n" for each in range(count))
     boot = start(user=True)
@@ -575,6 +586,7 @@ def test_a_helper_gets_every_extent(start: Starter, readable_tmp: Path, count: i
     assert pid.isdigit()
     assert numbers == extents.split()
     assert Path(f"{arguments}.fds").read_text().split() == ["0", "1", "2", "3"]  # 3 is what reads the folder
+    assert Path(f"{arguments}.env").read_bytes() == b""
 
 
 def test_maps_by_newuidmap_and_newgidmap(start: Starter, readable_tmp: Path) -> None:
@@ -795,6 +807,8 @@ def test_a_bad_attribute_is_refused(start: Starter, name: str, fault: str, data:
     assert reason.startswith("bad message: ")
     if fault != "header cut":
         assert name in reason
+    if "length" in fault or "longer" in fault:  # not what is found where nothing may be looked for
+        assert f"{name} says it has " in reason
 
 
 @pytest.mark.parametrize(
@@ -844,8 +858,8 @@ def test_a_message_that_makes_no_sense_is_refused(start: Starter, attributes: li
 
 @pytest.mark.parametrize("length", [*range(16), 65536, 0xFFFFFFFF])
 def test_a_total_length_that_cannot_be(start: Starter, length: int) -> None:
-    """Not a byte of the payload is awaited then."""
-    assert start().failure(message(create(), length=length)) == f"bad message: it says it has {length} bytes"
+    """Not a byte of the payload is awaited then, so that its early end is no matter."""
+    assert start().failure(message(create(), length=length), shut=True) == f"bad message: it says it has {length} bytes"
 
 
 def test_the_longest_message_is_read(start: Starter) -> None:

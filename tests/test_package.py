@@ -166,6 +166,12 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert contents(wheel) == MODULES | TYPING | COMPILED | DIST_INFO
 
 
+def test_wheel_holds_a_launcher_that_can_be_executed(wheel: Path) -> None:
+    """Where files in memory cannot be, it is executed where it was installed, by whoever may read it."""
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.getinfo("nsapi/_launch").external_attr >> 16 == 0o100755
+
+
 def test_wheel_of_another_system_has_no_core(workshop: Workshop) -> None:
     """There the build asks for no compiler and no cffi, and makes a wheel for every Python."""
     source = workshop.source("elsewhere")

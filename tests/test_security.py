@@ -293,6 +293,25 @@ def test_no_directory_goes_where_strangers_are(speaking: str) -> None:
         assert looked > 4
 
 
+def test_all_that_the_stages_open_is_close_on_exec(speaking: str) -> None:
+    """At every line of the log: whatever they execute, and whenever, gets stdio and what the speaker has lent, or passed."""
+    with target("--net", "--uts", "--ipc", "--cgroup") as it:
+        data = message(create("user", "time"), join(net=it, uts=it, ipc=it, cgroup=it), string(OOM, "300"), OWN_MAPS)
+        looked = 0
+        with stopping([speaking], data) as (boot, log):
+            for _ in log:
+                for stage in boot.stages():
+                    try:
+                        for fd in map(int, os.listdir(f"/proc/{stage}/fd")):
+                            flags = pathlib.Path(f"/proc/{stage}/fdinfo/{fd}").read_text().split()[3]
+                            own = fd > 2 and fd not in boot.lent
+                            assert not own or int(flags, 8) & os.O_CLOEXEC, os.readlink(f"/proc/{stage}/fd/{fd}")
+                            looked += own
+                    except FileNotFoundError:
+                        continue  # it has ended, or has closed it
+        assert looked > 20
+
+
 def test_an_ordinary_user_is_seen_only_while_he_is_mapped(speaking: str) -> None:
     """Who is dumpable owns his files in /proc: hidden before he joins, shown from asking for his maps until he has them."""
     able = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=+sys_admin"]
@@ -626,6 +645,6 @@ def test_the_core_has_no_stdio_no_locale_and_no_names(tmp_path: Path) -> None:
     assert "setns" in called
     forbidden = re.compile(
         r".*printf.*|f?puts|fopen|fwrite|stderr|.*locale.*|iconv.*|(get|set)(pw|gr(nam|gid|ent)|host|serv|addr).*|"
-        r"dl.*|malloc|calloc|realloc|free|system|popen|exec[lv]p.*|__.*_chk"
+        r"dl.*|.*alloc.*|.*memalign|strn?dup|free|(open|scan)dir|system|popen|exec[lv]p.*|__.*_chk"
     )
     assert sorted(name for name in called if forbidden.fullmatch(name)) == []
