@@ -7,6 +7,7 @@ The modules, from the words to the kernel:
 ``_types``     NamespaceType: the table of the eight types
 ``_fields``    what one field of a Config may hold
 ``_maps``      IDMap, IDMaps: which id inside is which outside
+``_members``   what becomes of each member of a runtime's configuration file
 ``_rules``     what the fields of a Config mean for each other
 ``_config``    Namespace, Namespaces, Config: values and their rules
 ``_mapping``   who writes the maps of a new user namespace; pure

@@ -31,7 +31,7 @@ _MAX = 65535
 #: What the message has no words for. Nothing that was asked for is dropped in silence.
 NOT_IN_MESSAGE = (
     "hostname domainname mounts root sysctl loopback uid gid groups capabilities rlimits no_new_privs"
-    " parent_death_signal cgroup_path init extra"
+    " parent_death_signal cgroup_path init"
 ).split()
 
 
@@ -125,8 +125,9 @@ def refuse_what_is_not_said(config: Config) -> None:
     for name in NOT_IN_MESSAGE:
         value = getattr(config, name)
         # [] and {} ask for nothing, but for groups and capabilities: there they take all away.
-        if value or not (value is None or value is False or name in ("mounts", "sysctl", "rlimits", "extra")):
+        if value or not (value is None or value is False or name in ("mounts", "sysctl", "rlimits")):
             raise unsupported(f"{name} is not part of the bootstrap: do it in the program, by start_initialization")
+    _plan.refuse_unapplied(config)
 
 
 def for_launcher(config: Config, facts: _plan.Facts, mapping: _mapping.Mapping) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from attrs import define, field, fields, frozen, setters, validators
 
-from nsapi import _fields, _maps, _rules
+from nsapi import _fields, _maps, _members, _rules
 from nsapi._fields import NO_ID
 from nsapi._maps import IDMap, IDMaps, id_maps_of
 from nsapi._types import NamespaceType, flags_of
@@ -261,7 +261,9 @@ class Config:
     ``target``
         the process or namespace given to :meth:`join`
     ``extra``
-        anything a loaded file has that is not modelled
+        what a loaded file has beside the fields above, by the names of the file: ``extra["process"]["args"]``
+    ``allow``
+        the JSON paths among :attr:`unapplied` without which the program may run; a path covers all that is in it
     """
 
     namespaces: Namespaces = field(factory=Namespaces, converter=_namespaces)
@@ -289,6 +291,9 @@ class Config:
     init: bool = _fields.flag()
     target: Any = field(default=None, kw_only=True)
     extra: dict[str, Any] = field(factory=dict, validator=validators.instance_of(dict), kw_only=True)
+    allow: Sequence[str] = field(default=(), converter=_fields.json_paths, kw_only=True)
+    #: How the fields stood in the file that nsapi.oci has loaded: its schema, and their members.
+    _written: tuple[str, dict[str, Any]] | None = field(default=None, init=False, eq=False, repr=False)
     _memo: Memo = field(factory=Memo, init=False, eq=False, repr=False)
 
     @classmethod
@@ -337,6 +342,14 @@ class Config:
             config.namespaces._put(joined)
         config.target = target
         return config
+
+    @property
+    def unapplied(self) -> list[str]:
+        """The JSON paths in ``extra`` of what asks for something that nsapi does not perform, as ``"linux.seccomp"``.
+
+        An unknown member counts. Running the Config raises Unsupported, unless ``allow`` has each of them.
+        """
+        return list(_members.unapplied(self.extra, self._written[0] if self._written else None))
 
     @overload
     def validate(self, *, all: Literal[False] = False) -> None: ...
@@ -398,7 +411,9 @@ class Config:
 _OF_FROZEN = ("namespaces", "uid_mappings", "gid_mappings")
 _OF_ANYTHING = ("mounts", "groups", "time_offsets", "sysctl", "capabilities", "rlimits", "extra")
 _of_frozen, _of_anything = attrgetter(*_OF_FROZEN), attrgetter(*_OF_ANYTHING)
-_plain = attrgetter(*(each.name for each in fields(Config) if each.name not in (*_OF_FROZEN, *_OF_ANYTHING, "_memo")))
+_plain = attrgetter(
+    *(each.name for each in fields(Config) if each.name not in (*_OF_FROZEN, *_OF_ANYTHING, "_memo", "_written"))
+)
 
 
 def _refill(container: Any, checked: Any) -> None:

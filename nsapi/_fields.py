@@ -132,6 +132,17 @@ def rlimits(value: Any) -> dict[str, tuple[int, int]]:
     return limits
 
 
+def json_paths(value: Any) -> tuple[str, ...]:
+    """Convert to a tuple of str; one path alone would be a list of letters."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"allow: {value!r} is no list of JSON paths, as ['linux.seccomp']")
+    paths = tuple(value)
+    for each in paths:
+        if not isinstance(each, str):
+            raise TypeError(f"allow: {each!r} is no JSON path, as 'linux.seccomp'")
+    return paths
+
+
 def one_of(*choices: object) -> Any:
     """Make a validator for one of these words."""
 

@@ -19,6 +19,7 @@ from nsapi._fields import CAPABILITIES, CAPABILITY_SETS
 from nsapi._mapping import Grant, effective_maps, foreign_maps
 from nsapi._mapping import mapping as mapping
 from nsapi._maps import IDMaps, map_text
+from nsapi._members import covered
 from nsapi._native import Step
 from nsapi._types import NamespaceType, flags_of, names_of
 
@@ -146,7 +147,7 @@ NEEDS_LAUNCHER: tuple[tuple[str, _Test], ...] = (
 )
 
 #: Fields that are modelled and that no carrier performs yet. Nothing that confines is dropped in silence.
-NOT_PERFORMED: tuple[str, ...] = ("mounts", "root", "extra")
+NOT_PERFORMED: tuple[str, ...] = ("mounts", "root")
 
 
 def check(config: Config, facts: Facts, request: Request = _NOTHING_MORE) -> None:
@@ -196,12 +197,20 @@ def ids(config: Config, request: Request) -> tuple[int | None, int | None, tuple
     return uid, gid, groups  # type: ignore[return-value]
 
 
+def refuse_unapplied(config: Config) -> None:
+    """Raise Unsupported for what a loaded file asks for, is not performed, and is not allowed to be left out."""
+    paths = [each for each in config.unapplied if not covered(each, config.allow)]
+    if paths:
+        raise unsupported(f"{', '.join(paths)}: asked for and not performed; to run without, name each in allow")
+
+
 def choose(config: Config, request: Request, joins: Sequence[NamespaceType], facts: Facts) -> str:
     """Choose the carrier; ValueError for what can never be performed, Unsupported for what this version cannot."""
     check(config, facts, request)
     for name in NOT_PERFORMED:
         if getattr(config, name):
             raise unsupported(f"{name} is not performed by this version of nsapi")
+    refuse_unapplied(config)
     needs = any(needed(config, request, joins, facts) for _, needed in NEEDS_LAUNCHER)
     return "launcher" if needs else "vfork"
 

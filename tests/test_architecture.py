@@ -38,7 +38,7 @@ LAYERS = """
     _config
     _rules
     _maps
-    _fields
+    _fields _members
     _types
     _native
     _errors _ffi

@@ -792,7 +792,6 @@ def test_closing_it_early_ends_what_is_not_inside_yet(anyone: Runner) -> None:
         ("hostname", "x"), ("domainname", "x"), ("mounts", [1]), ("root", "/x"), ("sysctl", {"net.x": "1"}),
         ("loopback", True), ("uid", 0), ("gid", 0), ("groups", []), ("capabilities", {}), ("rlimits", {"RLIMIT_CORE": 0}),
         ("no_new_privs", True), ("parent_death_signal", 9), ("cgroup_path", "/sys/fs/cgroup"), ("init", True),
-        ("extra", {"x": 1}),
     ],
 )  # fmt: skip
 def test_what_the_bootstrap_cannot_do_is_refused(field: str, value: object) -> None:
@@ -800,6 +799,13 @@ def test_what_the_bootstrap_cannot_do_is_refused(field: str, value: object) -> N
     config = nsapi.Config.new("user", "pid", "uts", "net", "mnt", **{field: value})
     with pytest.raises(nsapi.Unsupported, match=f"{field} is not part of the bootstrap"):
         nsapi.boot_env(config)
+
+
+def test_what_a_file_asks_for_and_is_not_performed_is_refused() -> None:
+    """As by run; what asks for nothing goes through."""
+    with pytest.raises(nsapi.Unsupported, match=r"linux\.seccomp: asked for and not performed"):
+        nsapi.boot_env(nsapi.Config.new("user", extra={"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ERRNO"}}}))
+    nsapi.boot_env(nsapi.Config.new("user", extra={"process": {"args": ["sh"]}})).close()
 
 
 def test_nothing_is_left_open() -> None:

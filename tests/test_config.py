@@ -417,6 +417,8 @@ ACCEPTED: tuple[tuple[str, Any, Any], ...] = (
     ("init", True, True),
     ("target", 7, 7),
     ("extra", {"hooks": []}, {"hooks": []}),
+    ("allow", ["linux.seccomp", "root"], ("linux.seccomp", "root")),
+    ("allow", (), ()),
 )
 _RANGE = "0 … 4294967294"
 _PATHS = (
@@ -538,6 +540,9 @@ REFUSED: tuple[tuple[str, Any, type[Exception], tuple[str, ...]], ...] = (
     ("parent_death_signal", "SIGTERM", TypeError, ("'SIGTERM'", "int")),
     ("extra", None, TypeError, ("dict",)),
     ("extra", [], TypeError, ("dict",)),
+    ("allow", "linux.seccomp", TypeError, ("'linux.seccomp'", "list")),
+    ("allow", None, TypeError, ("None", "list")),
+    ("allow", [b"root"], TypeError, ("b'root'", "path")),
 )
 
 

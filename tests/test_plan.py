@@ -528,7 +528,7 @@ def needs_launcher(case: Case) -> bool:
 @given(cases(anything=True))
 def test_the_carrier_is_as_the_list_says(case: Case) -> None:
     """The launcher for what is in the list, a vfork child for the rest; what nobody performs is Unsupported."""
-    if any(getattr(case.config, name) for name in NOT_PERFORMED):
+    if case.config.unapplied or any(getattr(case.config, name) for name in NOT_PERFORMED):
         with pytest.raises(Unsupported):
             case.made()
     else:
@@ -686,7 +686,7 @@ PERFORMED = {
 def test_what_needs_the_launcher_is_this_and_nothing_else() -> None:
     """The table word by word."""
     assert tuple(LAUNCHER) == tuple(words for words, _ in NEEDS_LAUNCHER)
-    assert NOT_PERFORMED == ("mounts", "root", "extra")
+    assert NOT_PERFORMED == ("mounts", "root")
 
 
 @pytest.mark.parametrize(("row", "case"), [*LAUNCHER.items(), *MORE], ids=lambda value: str(value)[:30])
@@ -816,11 +816,48 @@ def test_ids_are_set_after_all_else_but_capabilities() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("field", "value"), [("mounts", ["x"]), ("root", "/x"), ("extra", {"hooks": []})])
+@pytest.mark.parametrize(("field", "value"), [("mounts", ["x"]), ("root", "/x")])
 def test_what_is_not_performed_is_unsupported_by_name(field: str, value: Any) -> None:
     """Nothing that confines is dropped in silence."""
     with pytest.raises(Unsupported, match=f"check — {field} is not performed by this version of nsapi"):
         Case("", new("mnt", **{field: value}), "").plan()
+
+
+SECCOMP: dict[str, Any] = {"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ERRNO"}}}
+ROOTFS: dict[str, Any] = {"root": {"path": "rootfs"}}
+
+
+@pytest.mark.parametrize(
+    ("extra", "allow", "named"),
+    [
+        (SECCOMP, (), "linux.seccomp"),
+        (SECCOMP, ("linux.secc", "linux.seccomp.defaultAction", "root"), "linux.seccomp"),
+        (SECCOMP | ROOTFS, ("linux.seccomp",), "root"),
+        (SECCOMP | ROOTFS, (), "linux.seccomp, root"),
+        ({"a": 1}, (), "a"),
+        ({"hostname": "x"}, (), "hostname"),
+    ],
+)
+def test_what_a_file_asks_for_and_is_not_performed_is_unsupported_by_path(
+    extra: dict[str, Any], allow: tuple[str, ...], named: str
+) -> None:
+    """Unless each path is allowed; a part of a name, or a part of what is there, does not allow the whole."""
+    with pytest.raises(Unsupported, match=f"check — {named}: asked for and not performed"):
+        Case("", new("mnt", extra=extra, allow=allow), "").plan()
+
+
+@pytest.mark.parametrize(
+    ("extra", "allow"),
+    [
+        (SECCOMP, ("linux.seccomp",)),
+        (SECCOMP | ROOTFS, ["linux", "root"]),
+        ({"process": {"args": ["sh"], "cwd": "/"}, "annotations": {"a": "b"}}, ()),
+        ({"hooks": {}, "mounts": [], "linux": {"seccomp": None}}, ()),
+        ({"new": [{"a": 1}]}, ("new",)),
+    ],
+)
+def test_what_is_allowed_or_asks_for_nothing_is_planned(extra: dict[str, Any], allow: tuple[str, ...]) -> None:
+    assert Case("", new("mnt", extra=extra, allow=allow), "").plan()
 
 
 @pytest.mark.parametrize("situation", PERFORMED)
