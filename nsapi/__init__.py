@@ -7,8 +7,9 @@ The modules, from the words to the kernel:
 ``_types``     NamespaceType: the table of the eight types
 ``_fields``    what one field of a Config may hold
 ``_maps``      IDMap, IDMaps: which id inside is which outside
-``_members``   what becomes of each member of a runtime's configuration file
 ``_rules``     what the fields of a Config mean for each other
+``_members``   what becomes of each member of a runtime's configuration file
+``_json``      JSON files, read and checked, each fault with its place
 ``_config``    Namespace, Namespaces, Config: values and their rules
 ``_mapping``   who writes the maps of a new user namespace; pure
 ``_idmap``     what that depends on: subids, helpers, capabilities; id_maps
@@ -25,6 +26,7 @@ The modules, from the words to the kernel:
 ``_world``     what a plan needs to know of the caller, and the fds lent to one spawn
 ``_launcher``  the program that makes what a vfork child cannot; told and heard
 ``_bootstrap`` the message that it is sent, which is runc's; bootstrap_data
+``oci``        Config from and to the files of container runtimes; load, dump
 ``_errors``    NamespaceError: the step, the errno, the usual remedy
 ============== =============================================================================
 
@@ -33,6 +35,7 @@ Names are loaded when they are first used (PEP 562), so that ``import nsapi`` co
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from nsapi import oci as oci
     from nsapi._boot_env import boot_env as boot_env
     from nsapi._boot_env import start_initialization as start_initialization
     from nsapi._bootstrap import bootstrap_data as bootstrap_data
@@ -74,6 +77,7 @@ _HOMES = {
     "_bootstrap": ("bootstrap_data",),
     "_launcher": (),
 }
+_MODULES = ("oci",)
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 #: Star-import leaves out ``open``, which would hide the built-in.
@@ -98,6 +102,7 @@ __all__ = [
     "is_namespace_supported",
     "namespace_types",
     "ns_name",
+    "oci",
     "run",
     "setns",
     "start_initialization",
@@ -107,10 +112,12 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Load a public name from its module, once."""
-    if name not in _HOME_OF:
+    if name not in _HOME_OF and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _MODULES:
+        return import_module(f"nsapi.{name}")
     value = getattr(import_module(f"nsapi.{_HOME_OF[name]}"), name)
     globals()[name] = value
     return value
@@ -120,7 +127,7 @@ def _load_all() -> None:
     """Load at once what is loaded at first use, before a thread goes where a file of that name is a stranger's."""
     from importlib import import_module
 
-    for name in _HOMES:
+    for name in (*_HOMES, *_MODULES):
         import_module(f"nsapi.{name}")
     for name in ("encodings.ascii", "fcntl", "resource", "select", "signal", "warnings"):
         import_module(name)
@@ -128,4 +135,4 @@ def _load_all() -> None:
 
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
-    return sorted({*globals(), *_HOME_OF})
+    return sorted({*globals(), *_HOME_OF, *_MODULES})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Runner, tool
+from conftest import REPOSITORY, USER, Runner, tool
 
 EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
 #: For an ordinary user: capabilities of his own, over a net namespace of his own..
@@ -27,13 +28,13 @@ class Examples:
     def __init__(self, runner: Runner, folder: Path) -> None:
         self.runner, self.folder = runner, folder
 
-    def __call__(self, name: str, *under: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, name: str, *under: str, arguments: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         copy = self.folder / name
         for each in {name, name.replace("_parent", "_child")}:  # the second of two files stands beside the first
             shutil.copy(REPOSITORY / "examples" / each, self.folder)
             (self.folder / each).chmod(0o644)
         return subprocess.run(
-            [*self.runner.prefix, *under, self.runner.python, "-W", "error", str(copy)],
+            [*self.runner.prefix, *under, self.runner.python, "-W", "error", str(copy), *arguments],
             capture_output=True,
             text=True,
             timeout=120,
@@ -71,6 +72,7 @@ def test_every_example_is_tested_here() -> None:
     others = [
         "enter_net.py",
         "errors.py",
+        "from_config_json.py",
         "ids.py",
         "join_process.py",
         "quickstart.py",
@@ -226,3 +228,25 @@ def test_init_in_two_files_is_ready_or_says_why_not(examples: Examples) -> None:
 def test_init_is_started_by_its_parent_only(examples: Examples) -> None:
     done = examples("init_child.py")
     assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_from_config_json_runs_what_is_allowed_to_lack_what_it_names(examples: Examples, readable_tmp: Path) -> None:
+    ids = [{"containerID": 0, "hostID": 0 if examples.runner.name == "root" else USER, "size": 1}]
+    process = {"args": ["sh", "-c", "uname -n; exit 5"], "env": ["PATH=/usr/bin:/bin"], "user": {"uid": 0, "gid": 0}}
+    linux = {"namespaces": [{"type": "user"}, {"type": "uts"}], "uidMappings": ids, "gidMappings": ids}
+    document = {
+        "ociVersion": "1.0.2",
+        "process": process,
+        "hostname": "box",
+        "linux": linux,
+        "root": {"path": "rootfs"},
+    }
+    file = readable_tmp / "config.json"
+    file.write_text(json.dumps(document))
+    done = examples("from_config_json.py", arguments=(str(file),))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith(
+        "check — root: asked for and not performed; to run without, name each in allow\nin this file: root\n"
+    )
+    done = examples("from_config_json.py", arguments=(str(file), "root"))
+    assert (done.returncode, done.stdout, done.stderr) == (5, "box\n", "")

@@ -22,7 +22,7 @@ OTHERS = ("darwin", "win32")
 #: The public names that are values and work everywhere. All others are verbs.
 MODEL = """
     Config IDMap IDMaps Namespace NamespaceType Namespaces is_namespace_supported namespace_types ns_name TYPE_CHECKING
-    NamespaceError NamespaceRestoreError Unsupported
+    oci NamespaceError NamespaceRestoreError Unsupported
 """.split()
 
 
@@ -91,6 +91,8 @@ def test_elsewhere_the_model_works(elsewhere: Runner) -> None:
             "repr": repr(namespaces[0]),
             "ids": [each.to_host(0) for each in nsapi.IDMap.parse("0:1000:1")],
             "equal": config == nsapi.Config.new("user", "uts", "time", net="blue", **fields),
+            "dumped": nsapi.oci.load(nsapi.oci.dump(config)) is not None,
+            "loaded": nsapi.oci.load({"linux": {"namespaces": [{"type": "network"}]}}).namespaces.contains("net"),
             "shown": repr(config).startswith("Config("),
             "refused": failure(nsapi.Config.new(hostname="x").validate)["text"],
         }
@@ -104,6 +106,8 @@ def test_elsewhere_the_model_works(elsewhere: Runner) -> None:
         "repr": "Namespace(type=<NamespaceType.USER: 'NEWUSER'>, path='')",
         "ids": [1000],
         "equal": True,
+        "dumped": True,
+        "loaded": True,
         "shown": True,
         "refused": "hostname: 'x' needs a uts namespace, so as not to rename the host",
     }
