@@ -174,6 +174,7 @@ def test_it_stops_and_continues(anyone: Runner, number: int, whom: str) -> None:
     """Its parent sees it. Where pid 1 was stopped too, with the group, and not continued, the end is told all the same."""
 
     def body(number: int, whom: str) -> Any:
+        os.setpgid(0, 0)  # SIGTSTP stops nobody in a group that is orphaned, as that of a job without a terminal may be
         config = nsapi.Config.new("user", "pid", "mnt", init=True)
         with nsapi.Popen(["sleep", "1000"], config=config, process_group=0 if whom == "program" else None) as process:
             if whom == "group":
