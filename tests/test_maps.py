@@ -151,5 +151,5 @@ def test_maps_of_id_maps_are_two_lists_or_a_word() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             Config.new("user", **fields).validate()
-    with pytest.raises(ValueError, match="maps: a user namespace is not among the namespaces"):
+    with pytest.raises(ValueError, match="maps: 'auto', and a user namespace is not among the namespaces"):
         nsapi.Config.new("uts", maps="auto").validate()
