@@ -53,7 +53,7 @@ def executable(*, joins: bool) -> tuple[int, bool]:
         if error.errno not in (EACCES, EPERM):
             raise _unprepared(error, "copy the launcher to memory", _FILE) from None
         if joins:
-            why = "vm.memfd_noexec is 2: files in memory cannot be executed, and no other is safe among strangers"
+            why = "files in memory cannot be executed (vm.memfd_noexec is 2), and no other is safe among strangers"
             raise NamespaceError(EACCES, None, None, step="copy the launcher to memory", hint=why) from None
         return os.open(_FILE, os.O_RDONLY | os.O_CLOEXEC), True
     found = os.fstat(fd)
