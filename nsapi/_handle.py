@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from _thread import allocate_lock
-from errno import EBADF, EEXIST, EINVAL, EPERM
+from errno import EBADF, EEXIST, EINVAL, EMFILE, ENFILE, EPERM
 
 from nsapi import _native, _switch
 from nsapi._errors import NamespaceError, refused
@@ -317,7 +317,9 @@ def children_are_elsewhere() -> bool:
         for of_children in (True, False):
             handles.append(own(NamespaceType.PID, of_children=of_children))
         return handles[0] != handles[1]
-    except NamespaceError:  # its pid 1 has ended, or there is no fd left
+    except NamespaceError as error:
+        if error.errno in (EMFILE, ENFILE):
+            raise  # of all else, it is the likely reason: its pid 1 has ended
         return True
     finally:
         for handle in handles:

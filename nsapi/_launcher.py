@@ -12,11 +12,11 @@ import select
 import signal
 import socket
 import struct
-from errno import EACCES, ECANCELED, EINVAL, EPERM, EPROTO
+from errno import EACCES, ECANCELED, EFBIG, EINVAL, EMFILE, ENOSYS, EPERM, EPROTO
 from typing import Any, NamedTuple
 
 from nsapi import _native, _plan
-from nsapi._errors import NamespaceError, hint
+from nsapi._errors import NamespaceError, Unsupported, hint
 from nsapi._native import Exec, Program, State
 from nsapi._types import NamespaceType, names_of
 
@@ -52,9 +52,9 @@ def executable(*, joins: bool) -> tuple[int, bool]:
         fd = _sealed_copy()
     except OSError as error:
         if error.errno not in (EACCES, EPERM):
-            raise NamespaceError(error.errno or EINVAL, None, _FILE, step="copy the launcher to memory") from None
+            raise _unprepared(error, "copy the launcher to memory", _FILE) from None
         if joins:
-            why = "vm.memfd_noexec is 2: files in memory cannot be executed, and no other is safe among strangers"
+            why = "files in memory cannot be executed (vm.memfd_noexec is 2), and no other is safe among strangers"
             raise NamespaceError(EACCES, None, None, step="copy the launcher to memory", hint=why) from None
         return os.open(_FILE, os.O_RDONLY | os.O_CLOEXEC), True
     found = os.fstat(fd)
@@ -214,9 +214,10 @@ def launch(
     state = State()
     try:
         ours, theirs = socket.socketpair()
-        log, log_end = os.pipe2(os.O_CLOEXEC)
-        fds += [theirs.detach(), log_end]
-        talk = _Talk(ours, log, name, given)
+        talk = _Talk(ours, name, given)
+        fds.append(theirs.detach())
+        talk.log, log_end = os.pipe2(os.O_CLOEXEC)
+        fds.append(log_end)
         ours.sendall(mission.message)
         fds.append(sealed("nsapi", cargo(mission, program, lent, joins, together, death)))
         control = [fds[-1], *(_above_stdio(fd, fds) for fd in fds[-3:-1])]
@@ -229,24 +230,29 @@ def launch(
         state.lend([*slots, together.fd, file, *control], itself)
         spawn(mission.program, state)
         talk.started = state.child[1]
-        for fd in fds:
-            os.close(fd)
-        fds.clear()
+        _close_all(fds)
         talk.hear(mission, program, joins)
-    except BaseException:
+    except BaseException as error:
         if talk is not None:
-            if talk.started < 0:
+            if talk.started == _UNBORN:
                 talk.started = state.child[1]  # KeyboardInterrupt between its birth and these lines
-            for fd in fds:
-                os.close(fd)
-            fds.clear()
+            _close_all(fds)
             talk.end_all()
+        if isinstance(error, OSError) and not isinstance(error, NamespaceError):
+            raise _unprepared(error, "prepare the launcher") from None
         raise
     finally:
-        for fd in fds:
-            os.close(fd)
+        _close_all(fds)
         if talk is not None:
             talk.close()
+
+
+def _close_all(fds: list[int]) -> None:
+    """Close each once, whenever Ctrl-C comes: after a call, so there is none between the next two."""
+    while fds:
+        fd = fds[-1]
+        del fds[-1]
+        os.close(fd)
 
 
 def _above_stdio(fd: int, fds: list[int]) -> int:
@@ -256,12 +262,15 @@ def _above_stdio(fd: int, fds: list[int]) -> int:
     return fds[-1]
 
 
+_UNBORN, _REAPED = -1, -2  # in place of a pidfd
+
+
 class _Talk:
     """What the stages say, and the pidfds of all that have been born. Owns its fds."""
 
-    def __init__(self, ours: socket.socket, log: int, name: str, given: list[Launched]) -> None:
-        self.ours, self.log, self.name, self.given = ours, log, name, given
-        self.started = -1
+    def __init__(self, ours: socket.socket, name: str, given: list[Launched]) -> None:
+        self.ours, self.log, self.name, self.given = ours, -1, name, given
+        self.started = _UNBORN
         self.pidfds: dict[str, tuple[int, int]] = {}
         self.said = bytearray()
 
@@ -272,14 +281,17 @@ class _Talk:
         fatal = [each for each in self._lines() if each.get("level") == "fatal"]
         if fatal:
             raise _failure(fatal[0], mission, program, joins)
+        if any(pidfd < 0 for _, pidfd in self.pidfds.values()):
+            raise NamespaceError(EMFILE, None, None, step="receive a pidfd", hint=_LIMITS[EMFILE])
         if "stage2_pid" not in self.pidfds:
             why = "it was killed, or its file is damaged"
             raise NamespaceError(EPROTO, None, None, step="start the launcher", hint=why)
-        _reap(self.started)
-        self.started = -1
-        stage_1 = self.pidfds.pop("stage1_pid", None)
-        if stage_1 is not None:
-            _reap(stage_1[1])
+        self._reap_started()
+        if "stage1_pid" in self.pidfds:
+            _wait(*self.pidfds["stage1_pid"])
+            pidfd = self.pidfds["stage1_pid"][1]
+            del self.pidfds["stage1_pid"]
+            os.close(pidfd)
         _, reaper = self.pidfds.get("reaper_pid", (-1, -1))
         self.given.append(Launched(*self.pidfds["stage2_pid"], reaper))
 
@@ -306,8 +318,8 @@ class _Talk:
             if not data:
                 return False
             ((key, pid),) = json.loads(data).items()
-            ((_, _, fd),) = ancillary
-            self.pidfds[key] = pid, struct.unpack("=i", fd[:4])[0]
+            # None came where this process can have no more open files; who was born must still be known.
+            self.pidfds[key] = pid, struct.unpack("=i", ancillary[0][2][:4])[0] if ancillary else -1
 
     def _find_unreported(self) -> None:
         """Who was born, and its maker killed before that could report it, is a child of this thread; it has our name."""
@@ -332,27 +344,44 @@ class _Talk:
             elif pidfd >= 0:
                 os.close(pidfd)
 
+    # Waiting twice does no harm, closing twice would: Ctrl-C comes after a call, none is between these and their last.
+
+    def _reap_started(self) -> None:
+        _wait(0, self.started)
+        pidfd, self.started = self.started, _REAPED
+        os.close(pidfd)
+
+    def _kill_known(self) -> None:
+        for pid, pidfd in self.pidfds.values():
+            if pidfd >= 0:
+                _kill(pidfd)
+            elif _is_child(pid):
+                os.kill(pid, signal.SIGKILL)
+
     def end_all(self) -> None:
         """End and reap all; what Ctrl-C says once more must wait until that is done."""
         hung_up = False
         while not self.given:
             try:
-                if not hung_up and self.started >= 0:
+                if not hung_up and self.started >= 0 <= self.log:
                     # Not by a kill: stage 0 knows whom it has started, and we may not have been told yet.
                     self.ours.shutdown(socket.SHUT_WR)
                     hung_up = True
                 if self.started >= 0:
-                    self._kill_until_silent()
+                    if self.log >= 0:
+                        self._kill_until_silent()
+                        self.close()  # nobody has the other ends; there may be no more fds to look with
                     self._find_unreported()
-                for _, pidfd in self.pidfds.values():
-                    _kill(pidfd)
+                self._kill_known()
                 # Pid 1 last: the kernel lets it go only after all that were in its namespace have been reaped.
                 for key in sorted(self.pidfds, key="reaper_pid".__eq__):
-                    _reap(self.pidfds[key][1])
+                    pid, pidfd = self.pidfds[key]
+                    _wait(pid, pidfd)
                     del self.pidfds[key]
+                    if pidfd >= 0:
+                        os.close(pidfd)
                 if self.started >= 0:
-                    _reap(self.started)
-                    self.started = -1
+                    self._reap_started()
                 return
             except KeyboardInterrupt:
                 continue
@@ -363,8 +392,7 @@ class _Talk:
         poll.register(self.log, select.POLLIN)
         poll.register(self.ours, select.POLLIN)
         while True:
-            for _, pidfd in self.pidfds.values():
-                _kill(pidfd)
+            self._kill_known()
             found = dict(poll.poll(_PATIENCE))
             if not found:
                 _kill(self.started)  # it does not hear that we have hung up: frozen, by who owns its cgroup
@@ -379,7 +407,9 @@ class _Talk:
 
     def close(self) -> None:
         self.ours.close()
-        os.close(self.log)
+        log, self.log = self.log, -1
+        if log >= 0:
+            os.close(log)
 
 
 def _kill(pidfd: int) -> None:
@@ -389,16 +419,37 @@ def _kill(pidfd: int) -> None:
         pass
 
 
-def _reap(pidfd: int) -> None:
-    """Wait for our child by its pidfd, and close that. Somebody else may have waited before."""
+def _is_child(pid: int) -> bool:
+    """Tell whether it is our child still, dead or alive, so that its number cannot be another's."""
     try:
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _wait(pid: int, pidfd: int) -> None:
+    """Wait for our child, by its pidfd if there is one. Somebody else may have waited before."""
+    try:
+        os.waitid(*((os.P_PIDFD, pidfd) if pidfd >= 0 else (os.P_PID, pid)), os.WEXITED)
     except ChildProcessError:
         pass
-    os.close(pidfd)
 
 
 # ---- what went wrong ----
+
+_LIMITS = {
+    EMFILE: "RLIMIT_NOFILE: this process can have no more open files",
+    EFBIG: "RLIMIT_FSIZE is less than it needs",
+}
+
+
+def _unprepared(error: OSError, step: str, filename: str | None = None) -> NamespaceError:
+    errnum = error.errno or EINVAL
+    return (Unsupported if errnum == ENOSYS else NamespaceError)(
+        errnum, None, filename, step=step, hint=_LIMITS.get(errnum)
+    )
+
 
 _PREFIX = re.compile(r"nsexec(-\d)?\[\d+\]: ")
 _JOIN = re.compile(r"(?:join|ask for the type of) (?:the )?(\w+)(?: namespace)? ")
@@ -439,4 +490,6 @@ def _failure(fatal: dict[str, Any], mission: Mission, program: Exec, joins: Sequ
         errnum = ECANCELED if text.endswith("has died") else EPERM
         if "exited with status" in text:
             why = "/etc/subuid or /etc/subgid does not grant these ids to this user; its own words are on stderr"
-    return NamespaceError(errnum, None, filename, step=text, type=types[0] if len(types) == 1 else None, hint=why)
+    return (Unsupported if errnum == ENOSYS else NamespaceError)(
+        errnum, None, filename, step=text, type=types[0] if len(types) == 1 else None, hint=why
+    )

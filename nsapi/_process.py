@@ -44,6 +44,37 @@ def _config_of(config: Config | None, target: Any, types: Sequence[NamespaceType
     return config
 
 
+def _end_reaper(
+    pidfd: int,
+    _close: Any = os.close,
+    _waitid: Any = getattr(os, "waitid", None),
+    _pidfd_type: int = getattr(os, "P_PIDFD", 3),
+    _exited: int = getattr(os, "WEXITED", 0),
+    _no_child: type[OSError] = ChildProcessError,
+    _send: Any = getattr(signal, "pidfd_send_signal", None),
+    _kill: int = getattr(signal, "SIGKILL", 9),
+    _error: type[OSError] = OSError,
+) -> None:
+    """Let pid 1 go, which has seen the program's end: only now does the kernel. Ctrl-C waits until it is gone."""
+    interrupted = None
+    while pidfd >= 0:
+        try:
+            try:
+                _send(pidfd, _kill)  # unless it has been stopped
+            except _error:
+                pass
+            try:
+                _waitid(_pidfd_type, pidfd, _exited)
+            except _no_child:
+                pass
+            closing, pidfd = pidfd, -1
+            _close(closing)
+        except KeyboardInterrupt as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+
+
 class Popen(subprocess.Popen[Any]):
     """A :class:`subprocess.Popen` whose program starts in the namespaces that *config* says.
 
@@ -342,30 +373,23 @@ class Popen(subprocess.Popen[Any]):
         self,
         *status: Any,
         _close: Any = os.close,
-        _waitid: Any = getattr(os, "waitid", None),
-        _pidfd_type: int = getattr(os, "P_PIDFD", 3),
-        _exited: int = getattr(os, "WEXITED", 0),
-        _no_child: type[OSError] = ChildProcessError,
-        _send: Any = getattr(signal, "pidfd_send_signal", None),
-        _kill: int = getattr(signal, "SIGKILL", 9),
-        _error: type[OSError] = OSError,
+        _end_reaper: Any = _end_reaper,
     ) -> None:
-        super()._handle_exitstatus(*status)  # type: ignore[misc]
-        with self._pidfd_lock:
-            pidfds = self._pidfd, self._reaper
-            self._pidfd = self._reaper = -1
-        if pidfds[1] >= 0:  # it sees the program's end; only now does the kernel let it go
+        pidfd = reaper = -1
+        try:
+            super()._handle_exitstatus(*status)  # type: ignore[misc]
+        finally:  # Ctrl-C may come after any call
             try:
-                _send(pidfds[1], _kill)  # unless it has been stopped
-            except _error:
-                pass
-            try:
-                _waitid(_pidfd_type, pidfds[1], _exited)
-            except _no_child:
-                pass
-        for pidfd in pidfds:
-            if pidfd >= 0:
-                _close(pidfd)
+                if self.returncode is not None:
+                    with self._pidfd_lock:
+                        pidfd, reaper = self._pidfd, self._reaper
+                        self._pidfd = self._reaper = -1
+            finally:
+                try:
+                    if pidfd >= 0:
+                        _close(pidfd)
+                finally:
+                    _end_reaper(reaper)
 
 
 def run(

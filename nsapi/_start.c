@@ -153,8 +153,11 @@ void *memcpy(void *restrict to, const void *restrict from, size_t size)
 
 void *memmove(void *to, const void *from, size_t size)
 {
-    if ((uintptr_t)to <= (uintptr_t)from)
-        return memcpy(to, from, size);
+    if ((uintptr_t)to <= (uintptr_t)from) {
+        for (size_t index = 0; index < size; index++)
+            ((char *)to)[index] = ((const char *)from)[index];
+        return to;
+    }
     while (size-- > 0)
         ((char *)to)[size] = ((const char *)from)[size];
     return to;

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import threading
-from errno import EEXIST, EINVAL, ENOENT
+from errno import EEXIST, EINVAL, ENOENT, ENOSYS
 from typing import Any, NamedTuple
 
 from nsapi import _idmap, _mapping, _native, _plan, _switch
 from nsapi._config import Config, Namespace, joined_namespace
-from nsapi._errors import NamespaceError, refused, unsupported
+from nsapi._errors import NamespaceError, Unsupported, refused, unsupported
 from nsapi._handle import NamespaceHandle, children_are_elsewhere, current, own
 from nsapi._switch import Move
 from nsapi._target import Target, resolve
@@ -191,7 +191,12 @@ class Lent:
         if config.cgroup_path is not None:
             cgroup = self._cgroup(config.cgroup_path)
         if config.parent_death_signal is not None or config.init:
-            parent = self._own(os.pidfd_open(os.getpid()))
+            parent = _native.pidfd_open(os.getpid())
+            if parent < 0:
+                raise (Unsupported if parent == -ENOSYS else NamespaceError)(
+                    -parent, None, None, step="pidfd_open of this process"
+                )
+            parent = self._own(parent)
         return proc, cgroup, parent
 
     def _cgroup(self, path: str | os.PathLike[str] | int) -> int:

@@ -160,9 +160,10 @@ def test_pid_1_cannot_be_ended_from_inside_and_ends_all_from_outside(anyone: Run
             (reaper,) = [pid for pid in children() if pid != process.pid]
             state = status("State", reaper)
             os.kill(reaper, signal.SIGKILL)
-        return [line, state, process.returncode, children()]
+        alive = state in ("S (sleeping)", "R (running)")  # still at the last of the signals, perhaps
+        return [line, alive or state, process.returncode, children()]
 
-    assert anyone(body) == ["alive\n", "S (sleeping)", -9, []]
+    assert anyone(body) == ["alive\n", True, -9, []]
 
 
 # ---- stop and continue ----

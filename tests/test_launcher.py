@@ -839,6 +839,146 @@ def test_ctrl_c_meanwhile_leaves_nothing(granted: Runner, readable_tmp: Path) ->
     assert granted(body, USER, setuid(script, folder=readable_tmp, name="newuidmap")) == [True, {}, False]
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["few allowed", "all but a few in use"])
+def test_without_open_files_to_spare_it_fails_and_leaves_nothing(root: Runner, full: bool) -> None:
+    """The right result, or an error that names the step; also where a pidfd cannot be received, or a stage lacks one."""
+
+    def body(full: bool) -> Any:
+        import resource
+
+        maps = {"uid_mappings": "0:0:1,1:100000:1000", "gid_mappings": "0:0:1,1:100000:1000"}
+        new = nsapi.Config.new
+        configs = [new("user", "pid", "mnt", init=True, **maps), new("pid", init=True), new("user", **maps), new(uid=5)]
+        assert [nsapi.run(["true"], config=each).returncode for each in configs] == [0] * 4
+        before, hard = everything(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        wrong: list[Any] = []
+        steps: set[str] = set()
+        works = 0
+        for config in configs:
+            for free in range(20):
+                used: list[int] = []
+                if full:
+                    # Not those of the launcher, which has them closed: it has room, and only its caller has none.
+                    used = [os.dup(0) for _ in range(60)]
+                    free += max(used)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+                try:
+                    works += nsapi.run(["sh", "-c", "exit 9"], config=config).returncode == 9
+                except nsapi.NamespaceError as error:
+                    steps.add(str(error.step))
+                    known = error.errno == errno.EMFILE or error.step == "the reaper has died"
+                    wrong += [] if known else [[free, str(error)]]
+                except BaseException as error:
+                    wrong.append([free, repr(error)])
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+                for fd in used:
+                    os.close(fd)
+                wrong += [] if everything() == before else [[free, fds(), children()]]
+        return [wrong, works > 20, sorted(steps)]
+
+    wrong, works, steps = root(body, full)
+    assert wrong == []
+    assert works
+    assert ("clone" if full else "start stage 1") in steps
+
+
+def test_a_pidfd_that_cannot_be_received_leaves_nothing(root: Runner) -> None:
+    """Another thread may take the last fd meanwhile: who was born is known by number then, and ended."""
+
+    def body() -> Any:
+        import resource
+
+        config = nsapi.Config.new("user", "pid", "mnt", init=True, uid_mappings="0:0:2", gid_mappings="0:0:2")
+        nsapi.run(["true"], config=config)
+        before, hard = everything(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+        def hook(frame: Any, event: str, arg: Any) -> None:
+            if event == "call" and frame.f_code.co_name == "hear":
+                resource.setrlimit(resource.RLIMIT_NOFILE, (len(fds()), hard))
+
+        sys.setprofile(hook)
+        error = failure(lambda: nsapi.run(["sleep", "1000"], config=config))
+        sys.setprofile(None)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return [error["step"], error["errno"], everything() == before]
+
+    assert root(body) == ["receive a pidfd", errno.EMFILE, True]
+
+
+def test_a_limit_on_the_size_of_files_is_an_error_that_says_so(anyone: Runner) -> None:
+    """Files in memory count: a RLIMIT_FSIZE too small for them is named."""
+
+    def body() -> Any:
+        import resource
+
+        config = nsapi.Config.new("user", uid=0)
+        answers = []
+        for warm in (False, True):
+            if warm:
+                nsapi.run(["true"], config=config)
+            before, hard = everything(), resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+            answers.append(failure(lambda: nsapi.run(["true"], config=config)))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+            answers[-1]["same"] = everything() == before
+        return answers
+
+    cold, warm = anyone(body)
+    assert (cold["step"], warm["step"]) == ("copy the launcher to memory", "prepare the launcher")
+    for each in (cold, warm):
+        assert (each["errno"], each["same"]) == (errno.EFBIG, True)
+        assert "RLIMIT_FSIZE" in each["hint"]
+        assert "NamespaceError" in each["classes"]
+
+
+def test_ctrl_c_at_any_moment_leaves_no_process(root: Runner) -> None:
+    """After whatever call it comes, KeyboardInterrupt is raised, and neither child nor zombie nor fd is left."""
+
+    def body() -> Any:
+        folder = os.path.dirname(nsapi.__file__)
+        new = nsapi.Config.new
+        maps = {"uid_mappings": "0:0:1,1:100000:1000", "gid_mappings": "0:0:1,1:100000:1000"}
+        config = new("user", "pid", "mnt", init=True, **maps)
+        names = {"hear", "_wait", "_end_reaper", "_reap_started", "_close_all", "_handle_exitstatus", "_listen"}
+        nsapi.run(["true"], config=config)
+        wrong: list[Any] = []
+        for moment in range(1, 1000):
+            count, place, raised = 0, "", False
+
+            def hook(frame: Any, event: str, arg: Any, moment: int = moment) -> None:
+                nonlocal count, place
+                code = frame.f_code
+                if event != "c_return" or not code.co_filename.startswith(folder) or code.co_name not in names:
+                    return
+                count += 1
+                if count == moment:
+                    place = f"{code.co_name}, line {frame.f_lineno}, {getattr(arg, '__name__', '')}"
+                    raise KeyboardInterrupt
+
+            before = everything()
+            sys.setprofile(hook)
+            try:
+                nsapi.run(["true"], config=config)
+            except KeyboardInterrupt:
+                raised = True
+            except BaseException as error:
+                wrong.append([place, repr(error)])
+            finally:
+                sys.setprofile(None)
+            after = everything()
+            wrong += [
+                [place, name, before[name], after[name]] for name in ("fds", "children") if before[name] != after[name]
+            ]
+            if count < moment:
+                return [moment > 15, wrong]
+            if not raised:
+                wrong.append([place, "swallowed"])
+        return ["no end", wrong]
+
+    assert root(body) == [True, []]
+
+
 def test_sigchld_ignored_or_reaped_by_somebody_else(anyone: Runner) -> None:
     """The stages' zombies may be gone before they are waited for."""
 

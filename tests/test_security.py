@@ -256,6 +256,16 @@ def lines(reader: int) -> Iterator[str]:
         yield line
 
 
+def until_the_program_may_run(log: Iterator[str]) -> Iterator[str]:
+    """Of the log; the rest is read, but who is inside by then may have become the program, which has files of its own."""
+    for line in log:
+        if "let stage 2 go on" in line:
+            break
+        yield line
+    for _ in log:
+        pass
+
+
 @contextmanager
 def stopping(argv: list[str], data: bytes, *pass_fds: int) -> Iterator[tuple[Bootstrap, Iterator[str]]]:
     """A bootstrap whose stages wait at each line that they log until it has been taken; it must go well."""
@@ -279,7 +289,7 @@ def test_no_directory_goes_where_strangers_are(speaking: str) -> None:
         data = message(create("uts"), join(user=it, pid=it, mnt=it), string(OOM, "300"))
         looked = 0
         with stopping([speaking], data) as (boot, log):
-            for _ in log:
+            for _ in until_the_program_may_run(log):
                 for stage in boot.stages():
                     try:
                         if os.readlink(f"/proc/{stage}/ns/mnt") != there:
@@ -299,7 +309,7 @@ def test_all_that_the_stages_open_is_close_on_exec(speaking: str) -> None:
         data = message(create("user", "time"), join(net=it, uts=it, ipc=it, cgroup=it), string(OOM, "300"), OWN_MAPS)
         looked = 0
         with stopping([speaking], data) as (boot, log):
-            for _ in log:
+            for _ in until_the_program_may_run(log):
                 for stage in boot.stages():
                     try:
                         for fd in map(int, os.listdir(f"/proc/{stage}/fd")):
@@ -316,16 +326,26 @@ def test_an_ordinary_user_is_seen_only_while_he_is_mapped(speaking: str) -> None
     """Who is dumpable owns his files in /proc: hidden before he joins, shown from asking for his maps until he has them."""
     able = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=+sys_admin"]
     owners: dict[str, int] = {}
-    with target("--net") as it:
-        link = os.open(f"/proc/{it}/ns/net", os.O_RDONLY)
-        data = message(create("user", "uts"), join(net=f"/proc/self/fd/{link}"), OWN_MAPS)
-        with stopping([*able, "--ambient-caps=+sys_admin", speaking], data, link) as (_, log):
+    types = ("net", "uts", "ipc")
+    with target(*(f"--{each}" for each in types)) as it:
+        links = {each: os.open(f"/proc/{it}/ns/{each}", os.O_RDONLY) for each in types}
+        joins = join(**{each: f"/proc/self/fd/{fd}" for each, fd in links.items()})
+        data = message(create("user", "cgroup"), joins, OWN_MAPS)
+        # A stage is up to one line further than what has been read: there are two more joins before it asks, and with
+        # stage 0 stopped it gets no answer.
+        with stopping([*able, "--ambient-caps=+sys_admin", speaking], data, *links.values()) as (boot, log):
             for line in log:
                 for words in ("join net", "ask stage 0", "unshare the other", "inside"):
                     if f"]: {words}" in line:
                         stage = int(line.split("[")[1].split("]")[0])
                         owners[words] = os.stat(f"/proc/{stage}/environ").st_uid
-        os.close(link)
+                if "]: join net" in line:
+                    os.kill(boot.process.pid, signal.SIGSTOP)
+                    os.waitid(os.P_PID, boot.process.pid, os.WSTOPPED | os.WNOWAIT)
+                elif "]: ask stage 0" in line:
+                    os.kill(boot.process.pid, signal.SIGCONT)
+        for fd in links.values():
+            os.close(fd)
     assert owners == {"join net": 0, "ask stage 0": USER, "unshare the other": 0, "inside": 0}
 
 
