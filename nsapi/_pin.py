@@ -38,10 +38,14 @@ def create(type: NamespaceType | str, *, name: str | None = None, path: Any = No
 
     launcher, owned = _launcher.executable(joins=False)
     try:
-        # It waits for the end of its standard input, and needs nothing inside: neither files nor a mapped id.
+        # It waits to be killed, or for the end of its standard input if we are. It needs nothing inside: neither files
+        # nor a mapped id.
         command, itself = ["nsapi-hold"], f"/proc/self/fd/{launcher}"
         with Popen(command, executable=itself, config=config, stdin=subprocess.PIPE, pass_fds=(launcher,)) as process:
-            return open_namespace(process, type)
+            try:
+                return open_namespace(process, type)
+            finally:
+                process.kill()  # somebody who has been forked meanwhile may keep its standard input open
     finally:
         if owned:
             os.close(launcher)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,6 +249,31 @@ def test_create_leaves_a_namespace_and_no_process(anyone: Runner) -> None:
     held, untouched, uid = anyone(body)
     assert held == ["user", True, True, [], "0", True, ["0", str(uid), "1"]]
     assert untouched
+
+
+def test_create_waits_for_nobody_else(root: Runner) -> None:
+    """Who is forked meanwhile, as by multiprocessing in another thread, holds a copy of every fd."""
+
+    def body() -> Any:
+        import importlib
+
+        pin: Any = importlib.import_module("nsapi._pin")
+        opened, forked = pin.open_namespace, []
+
+        def open_and_fork(*args: Any) -> Any:
+            forked.append(os.fork())
+            if not forked[0]:
+                signal.alarm(20)
+                signal.pause()
+            return opened(*args)
+
+        pin.open_namespace = open_and_fork
+        nsapi.create("user").close()
+        alive = os.waitpid(forked[0], os.WNOHANG) == (0, 0)
+        os.kill(forked[0], signal.SIGKILL)
+        return alive
+
+    assert root(body)
 
 
 def test_create_takes_maps_of_every_kind(host: Host) -> None:
