@@ -74,7 +74,8 @@ def grant(kind: str) -> Grant:
     """Find out what newuidmap (*kind* ``"uid"``) or newgidmap would write for the caller, and whether it is there."""
     helper = find_helper(f"new{kind}map")
     who = _who(os.getuid())  # the helpers go by the real uid
-    return Grant(helper, helper is not None and _is_trusted(helper), who.name or str(who.uid), _subids(kind, who))
+    trusted = helper is not None and _is_trusted(helper)
+    return Grant(helper, trusted, who.name or str(who.uid), _subids(kind, who), who.name != "")
 
 
 def _is_trusted(path: str) -> bool:
@@ -262,6 +263,10 @@ def _auto(who: _Who) -> IDMaps:
                 reason = reason or f"new{kind}map (package uidmap) is not on PATH"
             elif not found.trusted:
                 reason = reason or f"{found.helper} is neither setuid root nor has file capabilities"
+            elif not found.named:
+                reason = (
+                    reason or f"new{kind}map writes for nobody without a name: no entry of {found.user} in passwd(5)"
+                )
     if reason is not None:
         return IDMaps(*root, reason)
     uids, gids = _runs("uid", who, (root[0][0],)), _runs("gid", who, (root[1][0],))

@@ -153,6 +153,11 @@ def test_auto_degrades_with_the_reason(host: Host, readable_tmp: Path) -> None:
         (host(GRANTED, GRANTED), [str(helper.parent)], [str(helper), "setuid root", "file capabilities"]),
         (host(GRANTED, GRANTED, nsswitch="subid: sss"), [], [NAME, "nsswitch.conf"]),
         (host(passwd=False), [], [str(USER), "/etc/subuid"]),
+        (
+            host(f"{USER}:100000:9\n", f"{USER}:100000:9\n", passwd=False),
+            [],
+            ["newuidmap", "without a name", "passwd(5)"],
+        ),
     ]
     for runner, args, words in cases:
         uid, gid, reason, inside = runner(body, *args)
@@ -185,11 +190,13 @@ def test_what_cannot_be_had_says_why(host: Host, readable_tmp: Path) -> None:
         return [cases, before == everything(), children()]
 
     none = host()(body)[0][0]
+    nameless = host(f"{USER}:100000:9\n", f"{USER}:100000:9\n", passwd=False)(body)[0][0]
     cases, untouched, left = host(GRANTED, GRANTED)(body)
     assert untouched
     assert left == []
     words = [
         (none, ["PermissionError", "check", f"there is no line for {NAME} in /etc/subuid"]),
+        (nameless, ["PermissionError", "check", "newuidmap", f"no entry of uid {USER} in passwd(5)"]),
         (cases[1], ["uid 165536 of the entry 1:100000:65537 is not granted", NAME, "100000:65536", "/etc/subuid"]),
         (cases[2], ["uid 200000 of the entry 1:200000:1"]),
         (cases[3], [f"uid {USER} of the entry 0:{USER}:2"]),  # one's own is granted alone, and not as part of a range
