@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -360,6 +361,30 @@ def test_create_waits_for_nobody_else(root: Runner) -> None:
         return alive
 
     assert root(body)
+
+
+def test_create_leaves_nobody_where_ctrl_c_cuts_it_short(root: Runner) -> None:
+    """Also where it comes when the process is there, and create does not have it yet."""
+
+    def body() -> Any:
+        import importlib
+
+        pin: Any = importlib.import_module("nsapi._pin")
+
+        class Interrupted(nsapi.Popen):
+            def __init__(self, *args: Any, **keywords: Any) -> None:
+                super().__init__(*args, **keywords)
+                raise KeyboardInterrupt
+
+        pin.Popen = Interrupted
+        warnings.simplefilter("ignore")  # a Popen that nobody has waits for nobody
+        try:
+            nsapi.create("user").close()
+        except KeyboardInterrupt:
+            signal.alarm(20)  # else it would live as long as this process
+            return os.waitpid(-1, 0)[1]
+
+    assert root(body) == 0
 
 
 def test_create_takes_maps_of_every_kind(host: Host) -> None:
