@@ -36,16 +36,17 @@ def create(type: NamespaceType | str, *, name: str | None = None, path: Any = No
     from nsapi import _launcher
 
     launcher, owned = _launcher.executable(joins=False)
-    ends: tuple[int, ...] = ()
+    ends: list[int] = []
     try:
         # It waits to be killed, or for the end of its standard input if we are, or if Ctrl-C comes before Popen is in our
         # hands: hence no PIPE, which would be lost with it. It needs nothing inside: neither files nor a mapped id.
-        ends = os.pipe()
+        ends += os.pipe()
         command, itself = ["nsapi-hold"], f"/proc/self/fd/{launcher}"
         with Popen(command, executable=itself, config=config, stdin=ends[0], pass_fds=(launcher,)) as process:
             try:
                 return open_namespace(process, type)
             finally:
+                os.close(ends.pop())
                 process.kill()  # somebody who has been forked meanwhile may keep its standard input open
     finally:
         for fd in (*ends, launcher) if owned else ends:
