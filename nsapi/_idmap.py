@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from errno import EINVAL, EPERM, ESRCH, EXDEV
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from nsapi import _native
 from nsapi._errors import NamespaceError, hint, refused
 from nsapi._mapping import Grant
-from nsapi._maps import MAP_KINDS, MAX_EXTENTS, IDMap, IDMaps
+from nsapi._maps import MAP_KINDS, MAX_EXTENTS, MAX_MAP_BYTES, IDMap, IDMaps, map_text
 from nsapi._types import NamespaceType
 
 TYPE_CHECKING = False
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     _Ranges = tuple[tuple[int, int], ...]
 
 _SETGID = 6  # CAP_SETGID; the next is CAP_SETUID
+_NUMBER = re.compile("0|[1-9][0-9]{0,9}").fullmatch
 
 
 class _Who(NamedTuple):
@@ -43,7 +45,8 @@ def _read_proc(name: str) -> bytes:
     try:
         if _native.fs_magic(fd) != _native.constant("PROC_SUPER_MAGIC"):
             raise refused(EXDEV, "something that is not procfs is mounted over /proc", filename=path)
-        return os.read(fd, 16384)
+        # A map longer than a page comes in parts, however much is asked for: seq_file gives what it has in its buffer.
+        return b"".join(iter(lambda: os.read(fd, 16384), b""))
     finally:
         os.close(fd)
 
@@ -71,7 +74,8 @@ def grant(kind: str) -> Grant:
     """Find out what newuidmap (*kind* ``"uid"``) or newgidmap would write for the caller, and whether it is there."""
     helper = find_helper(f"new{kind}map")
     who = _who(os.getuid())  # the helpers go by the real uid
-    return Grant(helper, helper is not None and _is_trusted(helper), who.name or str(who.uid), _subids(kind, who))
+    trusted = helper is not None and _is_trusted(helper)
+    return Grant(helper, trusted, who.name or str(who.uid), _subids(kind, who), who.name != "")
 
 
 def _is_trusted(path: str) -> bool:
@@ -105,7 +109,8 @@ def _who(user: str | int | None) -> _Who:
 def _subids(kind: str, who: _Who) -> _Ranges | None:
     """Read all lines of subuid(5) or subgid(5) for this user, by name or number; None where another service has them.
 
-    Also those of gids are by the user's name. What is no line of three fields is passed over, as shadow does.
+    Also those of gids are by the user's name. What is no line of three fields is passed over, and so is what shadow refuses
+    to take for a number, such as one before a carriage return, or takes for another one, as what begins with a 0.
     """
     try:
         with open("/etc/nsswitch.conf", encoding="utf-8", errors="replace") as file:
@@ -116,10 +121,10 @@ def _subids(kind: str, who: _Who) -> _Ranges | None:
         pass
     ranges = []
     try:
-        with open(f"/etc/sub{kind}", encoding="utf-8", errors="replace") as file:
+        with open(f"/etc/sub{kind}", encoding="utf-8", errors="replace", newline="\n") as file:
             for line in file:
-                owner, *numbers = line.strip().split(":")
-                if owner in (who.name or None, str(who.uid)) and len(numbers) == 2 and all(map(str.isdecimal, numbers)):
+                owner, *numbers = line.removesuffix("\n").split(":")
+                if owner in (who.name or None, str(who.uid)) and len(numbers) == 2 and all(map(_NUMBER, numbers)):
                     ranges.append((int(numbers[0]), int(numbers[1])))
     except OSError:
         pass  # nobody has any then
@@ -134,10 +139,11 @@ def id_maps(kind: Any, *, user: str | int | None = None) -> IDMaps:
     ``"current"``
         the user has the same id inside, as ``unshare -c``
     ``"subids"``
-        all ids that subuid(5) and subgid(5) grant the user, one after the other from 0 on
+        all ids that subuid(5) and subgid(5) grant the user, one after the other from 0 on; but for those that the caller's
+        own user namespace does not map, as in a container
     ``"auto"``
-        root, and the subids from 1 on: the best map that this user can have. Where it cannot be had, ``"root"``, and
-        ``.reason`` says why
+        root, and the subids from 1 on: the best map that this user can have. Where not all of them can be had, as many as
+        can, or ``"root"``, and ``.reason`` says why
     ``"identity"``
         every id of the caller's own user namespace, unchanged; writing it takes CAP_SETUID and CAP_SETGID
     a pid, or an object with ``.pid``
@@ -203,6 +209,8 @@ def _why_no_subids(kind: str, who: _Who) -> str | None:
         return f"the sub{kind}s of {name} are kept by a service (subid: in /etc/nsswitch.conf) that is not asked"
     if not any(_usable(ranges)):
         return f"there is no line for {name} in /etc/sub{kind}: usermod --add-sub{kind}s 100000-165535 {name}"
+    if not any(_here(kind, ranges)):
+        return f"no {kind} that /etc/sub{kind} grants {name} is mapped in the caller's own user namespace"
     return None
 
 
@@ -214,17 +222,32 @@ def _usable(ranges: Iterable[tuple[int, int]]) -> Iterable[IDMap]:
             continue  # not even one id, or past the last
 
 
+def _here(kind: str, ranges: Iterable[tuple[int, int]]) -> Iterable[IDMap]:
+    """Give what there is of them in the caller's own user namespace: in a container the file may be the host's."""
+    for each in IDMap.compose(_usable(ranges), IDMap.parse(own_proc(f"{kind}_map").decode())):
+        yield IDMap(each.container_id, each.container_id, each.size)
+
+
 def _runs(kind: str, who: _Who, before: tuple[IDMap, ...]) -> list[IDMap]:
     """Map what is granted, once, behind what is mapped *before*."""
     maps = list(before)
     at = sum(each.size for each in maps)
-    for run in _usable(_subids(kind, who) or ()):
+    for run in _here(kind, _subids(kind, who) or ()):
         left = [run]
         for known in maps:
-            left = IDMap.subtract(left, host_id=known.host_id, size=known.size)
+            if known.host_id < run.host_id + run.size and run.host_id < known.host_id + known.size:
+                left = IDMap.subtract(left, host_id=known.host_id, size=known.size)
         for each in left:
             maps.append(IDMap(at, each.host_id, each.size))
             at += each.size
+    return maps
+
+
+def _fitting(maps: list[IDMap]) -> list[IDMap]:
+    """Leave out the last ones of what is more than the kernel takes."""
+    maps = maps[:MAX_EXTENTS]
+    while len(map_text(maps)) > MAX_MAP_BYTES:
+        maps.pop()
     return maps
 
 
@@ -240,9 +263,20 @@ def _auto(who: _Who) -> IDMaps:
                 reason = reason or f"new{kind}map (package uidmap) is not on PATH"
             elif not found.trusted:
                 reason = reason or f"{found.helper} is neither setuid root nor has file capabilities"
+            elif not found.named:
+                reason = (
+                    reason or f"new{kind}map writes for nobody without a name: no entry of {found.user} in passwd(5)"
+                )
     if reason is not None:
         return IDMaps(*root, reason)
     uids, gids = _runs("uid", who, (root[0][0],)), _runs("gid", who, (root[1][0],))
-    if max(len(uids), len(gids)) > MAX_EXTENTS:
-        reason = f"the kernel takes {MAX_EXTENTS} entries, and there are {max(len(uids), len(gids))}"
-    return IDMaps(uids[:MAX_EXTENTS], gids[:MAX_EXTENTS], reason)
+    for kind in ("uid", "gid"):
+        ranges = _subids(kind, who) or ()
+        granted, here = (sum(each.size for each in runs) for runs in (_usable(ranges), _here(kind, ranges)))
+        if here < granted:
+            reason = reason or f"of the {granted} {kind}s granted, the caller's own user namespace maps {here}"
+    fitting = _fitting(uids), _fitting(gids)
+    if fitting != (uids, gids):
+        had, left = max(len(uids), len(gids)), min(map(len, fitting))
+        reason = f"the kernel takes {MAX_EXTENTS} entries and {MAX_MAP_BYTES} bytes: of {had} entries {left} are left"
+    return IDMaps(*fitting, reason)

@@ -24,6 +24,7 @@ class Grant(NamedTuple):
     trusted: bool = True  # it is setuid root, or has file capabilities
     user: str = ""  # as subuid(5) names him
     ranges: tuple[tuple[int, int], ...] | None = None  # first and how many; None: not in a file that we can read
+    named: bool = True  # he has an entry in passwd(5)
 
 
 class Mapping(NamedTuple):
@@ -99,6 +100,9 @@ def _check_grant(kind: str, maps: Iterable[IDMap], own: int, grant: Grant) -> No
         raise refused(ENOENT, why, filename=name, type=NamespaceType.USER)
     if not grant.trusted:
         why = f"{name} is neither setuid root nor has file capabilities, so it cannot write this map"
+        raise refused(EPERM, why, filename=grant.helper, type=NamespaceType.USER)
+    if not grant.named:
+        why = f"{name} writes for nobody without a name: there is no entry of uid {grant.user} in passwd(5)"
         raise refused(EPERM, why, filename=grant.helper, type=NamespaceType.USER)
     if grant.ranges is None:
         return  # it knows more than we can read, and will say so

@@ -107,7 +107,10 @@ class IDMap:
         """
         for name, first in (("container_id", container_id), ("host_id", host_id)):
             if first is not None:
-                IDMap(first, 0, 1) if size == 1 else IDMap(first, first, size)  # refused as an entry would be
+                _fields.check_int("", name, first, 0, NO_ID - 1)
+                _fields.check_int("", "size", size, 1, NO_ID)
+                if first + size > NO_ID:
+                    raise ValueError(f"size: {size} ids from {name} {first} go past {NO_ID - 1}")
                 maps = [part for each in maps for part in _without(each, getattr(each, name), first, size)]
         return list(maps)
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from typing import Any
 
 from nsapi import _native
@@ -37,11 +36,18 @@ def create(type: NamespaceType | str, *, name: str | None = None, path: Any = No
     from nsapi import _launcher
 
     launcher, owned = _launcher.executable(joins=False)
+    ends: list[int] = []
     try:
-        # It waits for the end of its standard input, and needs nothing inside: neither files nor a mapped id.
+        # It waits to be killed, or for the end of its standard input if we are, or if Ctrl-C comes before Popen is in our
+        # hands: hence no PIPE, which would be lost with it. It needs nothing inside: neither files nor a mapped id.
+        ends += os.pipe()
         command, itself = ["nsapi-hold"], f"/proc/self/fd/{launcher}"
-        with Popen(command, executable=itself, config=config, stdin=subprocess.PIPE, pass_fds=(launcher,)) as process:
-            return open_namespace(process, type)
+        with Popen(command, executable=itself, config=config, stdin=ends[0], pass_fds=(launcher,)) as process:
+            try:
+                return open_namespace(process, type)
+            finally:
+                os.close(ends.pop())
+                process.kill()  # somebody who has been forked meanwhile may keep its standard input open
     finally:
-        if owned:
-            os.close(launcher)
+        for fd in (*ends, launcher) if owned else ends:
+            os.close(fd)

@@ -8,7 +8,7 @@ import threading
 from errno import EEXIST, EINVAL, ENOENT, ENOSYS
 from typing import Any, NamedTuple
 
-from nsapi import _idmap, _mapping, _native, _plan, _switch
+from nsapi import _idmap, _mapping, _maps, _native, _plan, _switch
 from nsapi._config import Config, Namespace, joined_namespace
 from nsapi._errors import NamespaceError, Unsupported, refused, unsupported
 from nsapi._handle import NamespaceHandle, children_are_elsewhere, current, own
@@ -267,7 +267,10 @@ def facts_of(config: Config) -> _plan.Facts:
 def _facts_about_maps(config: Config, facts: _plan.Facts) -> _plan.Facts:
     """Who may write them matters only for other ids than the caller's own."""
     if config.maps is not None:
-        facts = facts._replace(maps=_idmap.id_maps(config.maps))
+        maps = _idmap.id_maps(config.maps)
+        for problem in (*_maps.problems("uid_map", maps.uid), *_maps.problems("gid_map", maps.gid)):
+            raise refused(EINVAL, f"maps: {config.maps!r}: {problem}", type=NamespaceType.USER)
+        facts = facts._replace(maps=maps)
     foreign_uids, foreign_gids = _mapping.foreign_maps(config, facts)
     if not (foreign_uids or foreign_gids or config.setgroups == "allow") or _idmap.may_map():
         return facts

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,12 @@ somebody:200000:1000
 {NAME}
 {NAME}:61000:1000:extra
 {NAME}:61230:10
+{NAME}:800000:10\r
+{NAME}:800000:10{" "}
+ {NAME}:800000:10
+{NAME}:0800000:10
+{NAME}:\u0668:10
+{NAME}:8:{"9" * 5000}
 """
 
 
@@ -70,6 +79,13 @@ def test_subids_are_all_lines_of_the_user(host: Host) -> None:
     # Their own id is root, and so no subid: exactly that one is missing from the last line.
     own = "0:61234:1,1:100000:1000,1001:300000:10,1011:101000:100,1111:61230:4,1115:61235:5"
     assert auto == [own, "0:61234:1,1:700000:5", None]
+
+
+def test_a_last_line_needs_no_end(host: Host) -> None:
+    def body() -> Any:
+        return nsapi.IDMap.format(nsapi.id_maps("subids").uid)
+
+    assert host(f"{NAME}:100000:9", f"{NAME}:100000:9")(body) == "0:100000:9"
 
 
 def test_root_looks_up_the_maps_of_others(host: Host) -> None:
@@ -138,6 +154,11 @@ def test_auto_degrades_with_the_reason(host: Host, readable_tmp: Path) -> None:
         (host(GRANTED, GRANTED), [str(helper.parent)], [str(helper), "setuid root", "file capabilities"]),
         (host(GRANTED, GRANTED, nsswitch="subid: sss"), [], [NAME, "nsswitch.conf"]),
         (host(passwd=False), [], [str(USER), "/etc/subuid"]),
+        (
+            host(f"{USER}:100000:9\n", f"{USER}:100000:9\n", passwd=False),
+            [],
+            ["newuidmap", "without a name", "passwd(5)"],
+        ),
     ]
     for runner, args, words in cases:
         uid, gid, reason, inside = runner(body, *args)
@@ -170,11 +191,13 @@ def test_what_cannot_be_had_says_why(host: Host, readable_tmp: Path) -> None:
         return [cases, before == everything(), children()]
 
     none = host()(body)[0][0]
+    nameless = host(f"{USER}:100000:9\n", f"{USER}:100000:9\n", passwd=False)(body)[0][0]
     cases, untouched, left = host(GRANTED, GRANTED)(body)
     assert untouched
     assert left == []
     words = [
         (none, ["PermissionError", "check", f"there is no line for {NAME} in /etc/subuid"]),
+        (nameless, ["PermissionError", "check", "newuidmap", f"no entry of uid {USER} in passwd(5)"]),
         (cases[1], ["uid 165536 of the entry 1:100000:65537 is not granted", NAME, "100000:65536", "/etc/subuid"]),
         (cases[2], ["uid 200000 of the entry 1:200000:1"]),
         (cases[3], [f"uid {USER} of the entry 0:{USER}:2"]),  # one's own is granted alone, and not as part of a range
@@ -221,6 +244,72 @@ def test_maps_of_a_process_are_seen_from_here(anyone: Runner) -> None:
     assert "ProcessLookupError" in str(ended)
 
 
+def test_the_longest_map_is_read_whole(root: Runner) -> None:
+    """The kernel gives a page at a time: of 340 entries, 124."""
+
+    def body() -> Any:
+        maps = [nsapi.IDMap(each, each, 1) for each in range(340)]
+        config = nsapi.Config.new("user", uid_mappings=maps, gid_mappings=maps)
+        with nsapi.Popen(["cat"], config=config, stdin=subprocess.PIPE) as cat:
+            read = nsapi.id_maps(cat)
+        return [read.uid == maps, read.gid == maps]
+
+    assert root(body) == [True, True]
+
+
+def test_auto_is_no_more_than_the_kernel_takes(host: Host) -> None:
+    """More lines than fit into one write: those that fit are mapped, and the reason says so. All of them are refused."""
+
+    def body() -> Any:
+        maps = nsapi.id_maps("auto")
+        cat = ["cat", "/proc/self/uid_map"]
+        done = nsapi.run(cat, config=nsapi.Config.new("user", maps="auto"), capture_output=True, text=True)
+        subids = failure(lambda: nsapi.run(["true"], config=nsapi.Config.new("user", maps="subids")))
+        return [nsapi.IDMap.parse(done.stdout) == maps.uid, len(maps.uid), len(maps.gid), maps.reason, subids["text"]]
+
+    lines = "".join(f"root:{100000 + 131072 * each}:65536\n" for each in range(339))
+    same, uids, gids, reason, refused = host(lines, lines, user=False)(body)
+    assert same
+    assert uids == gids == 182
+    assert all(word in reason for word in ("340 entries", "4095 bytes", "182")), reason
+    assert all(word in refused for word in ("check", "'subids'", "uid_map", "4095")), refused
+
+
+IN_A_CONTAINER = """
+import nsapi
+for kind in "auto", "subids":
+    try:
+        maps = nsapi.id_maps(kind)
+        nsapi.run(["cat", "/proc/self/uid_map"], config=nsapi.Config.new("user", maps=kind), check=True)
+        print(nsapi.IDMap.format(maps.uid), maps.reason, flush=True)
+    except nsapi.NamespaceError as error:
+        print(error)
+"""
+
+
+def test_what_the_own_user_namespace_does_not_map_is_not_granted(host: Host) -> None:
+    """In a container /etc/subuid may be the host's: auto is what there is of it, and says why."""
+
+    def body(code: str, count: int) -> Any:
+        ids = f"0:0:{count}"
+        config = nsapi.Config.new("user", uid_mappings=ids, gid_mappings=ids)
+        done = nsapi.run([sys.executable, "-c", code], config=config, capture_output=True, text=True, check=True)
+        return [" ".join(line.split()) for line in done.stdout.splitlines()]
+
+    container = host("root:100:50\n", "root:100:50\n", user=False)
+    assert container(body, IN_A_CONTAINER, 1) == [
+        "0 0 1",
+        "0:0:1 no uid that /etc/subuid grants root is mapped in the caller's own user namespace",
+        "[Errno 1] Operation not permitted: check: '/etc/subuid' — "
+        "no uid that /etc/subuid grants root is mapped in the caller's own user namespace",
+    ]
+    assert container(body, IN_A_CONTAINER, 120) == [
+        *("0 0 1", "1 100 20"),
+        "0:0:1,1:100:20 of the 50 uids granted, the caller's own user namespace maps 20",
+        *("0 100 20", "0:100:20 None"),
+    ]
+
+
 # ---- create ----
 
 
@@ -247,6 +336,55 @@ def test_create_leaves_a_namespace_and_no_process(anyone: Runner) -> None:
     held, untouched, uid = anyone(body)
     assert held == ["user", True, True, [], "0", True, ["0", str(uid), "1"]]
     assert untouched
+
+
+def test_create_waits_for_nobody_else(root: Runner) -> None:
+    """Who is forked meanwhile, as by multiprocessing in another thread, holds a copy of every fd."""
+
+    def body() -> Any:
+        import importlib
+
+        pin: Any = importlib.import_module("nsapi._pin")
+        opened, forked = pin.open_namespace, []
+
+        def open_and_fork(*args: Any) -> Any:
+            forked.append(os.fork())
+            if not forked[0]:
+                signal.alarm(20)
+                signal.pause()
+            return opened(*args)
+
+        pin.open_namespace = open_and_fork
+        nsapi.create("user").close()
+        alive = os.waitpid(forked[0], os.WNOHANG) == (0, 0)
+        os.kill(forked[0], signal.SIGKILL)
+        return alive
+
+    assert root(body)
+
+
+def test_create_leaves_nobody_where_ctrl_c_cuts_it_short(root: Runner) -> None:
+    """Also where it comes when the process is there, and create does not have it yet."""
+
+    def body() -> Any:
+        import importlib
+
+        pin: Any = importlib.import_module("nsapi._pin")
+
+        class Interrupted(nsapi.Popen):
+            def __init__(self, *args: Any, **keywords: Any) -> None:
+                super().__init__(*args, **keywords)
+                raise KeyboardInterrupt
+
+        pin.Popen = Interrupted
+        warnings.simplefilter("ignore")  # a Popen that nobody has waits for nobody
+        try:
+            nsapi.create("user").close()
+        except KeyboardInterrupt:
+            signal.alarm(20)  # else it would live as long as this process
+            return os.waitpid(-1, 0)[1]
+
+    assert root(body) == 0
 
 
 def test_create_takes_maps_of_every_kind(host: Host) -> None:

@@ -137,6 +137,10 @@ def test_the_ends_of_the_numbers() -> None:
     for bad in (-1, LAST + 1):
         with pytest.raises(ValueError, match="container_id"):
             IDMap.subtract(whole, container_id=bad)
+        with pytest.raises(ValueError, match=r"^host_id: "):
+            IDMap.subtract(whole, host_id=bad)
+    with pytest.raises(ValueError, match=r"^size: .* from host_id "):
+        IDMap.subtract(whole, host_id=LAST, size=2)
 
 
 def test_maps_of_id_maps_are_two_lists_or_a_word() -> None:

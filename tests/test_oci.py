@@ -797,6 +797,16 @@ def test_a_config_that_was_no_file_is_dumped_whole() -> None:
         oci.dump(Config(hostname="x"))
 
 
+@pytest.mark.parametrize(
+    "allow", ["linux.seccom", "linux.s", "l", "", "linux.seccomp.x", "linux.seccomp[0]", "seccomp"]
+)
+def test_what_is_allowed_is_allowed_by_its_whole_name(allow: str) -> None:
+    """A path covers itself and what is in it, not what merely begins with the same letters."""
+    config = Config.new(extra={"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ERRNO"}}}, allow=[allow])
+    with pytest.raises(nsapi.Unsupported, match=r"linux\.seccomp: asked for"):
+        nsapi.run(["true"], config=config)
+
+
 # ---- runc ----
 
 
