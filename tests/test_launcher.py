@@ -245,7 +245,7 @@ def test_a_missing_grant_or_helper_is_an_error_that_says_so(user: Runner) -> Non
 
     refused, missing, same = user(body, USER)
     assert refused["errno"] == 1
-    assert "no line for" in refused["text"]
+    assert "writes for nobody without a name" in refused["text"]
     assert missing["errno"] == 2
     assert "newuidmap" in missing["text"]
     assert same
