@@ -175,6 +175,8 @@ def test_it_inherits_the_same_by_either_carrier(anyone: Runner, restore: bool) -
         return seen
 
     expected, *seen = anyone(body, BOTH[anyone.name], INHERITED, restore)
+    for each in (expected, *seen):  # glibc's posix_spawn, which Python 3.13 uses, leaves its own two signals ignored
+        each["ignored"] = f"{int(each['ignored'][0], 16) & ~(1 << 31 | 1 << 32):x}"
     assert expected["policy"] == os.SCHED_BATCH
     assert expected["limits"]["RLIMIT_NOFILE"] == [77, 177]
     assert expected["pending"] == [["0" * 16]] * 2
