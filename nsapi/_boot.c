@@ -22,6 +22,7 @@ typedef struct {
     unsigned long inode;
     unsigned long propagation; /* MS_*, 0: as it is */
     unsigned long new_proc;    /* 0: no; 1: yes; 2: yes, after having made the old one private */
+    unsigned long deny_setgroups;
 } orders;
 
 /* As it was when the program was executed, and shall be when its main begins. */
@@ -43,7 +44,7 @@ static void set_mask(uint64_t mask, uint64_t *ret_old)
 
 static int read_orders(const journal *log, const char *text, orders *ret)
 {
-    unsigned long *const numbers[] = { &ret->inode, &ret->propagation, &ret->new_proc };
+    unsigned long *const numbers[] = { &ret->inode, &ret->propagation, &ret->new_proc, &ret->deny_setgroups };
     for (size_t index = 0; index < LENGTH(numbers); index++) {
         char *end;
         *numbers[index] = strtoul(text, &end, 10);
@@ -494,6 +495,7 @@ static int boot_as_ordered(const char *text)
         return refuse(&boot.log, "a program with more rights than its caller takes no bootstrap");
     if (read_orders(&boot.log, text, &asked) < 0 || check_pipe(&boot, &asked) < 0)
         return -1;
+    boot.rules.deny_setgroups = asked.deny_setgroups != 0;
     prctl(PR_GET_NAME, was.comm);
     set_mask(all_signals, &was.mask);
     struct sigaction of_children, fresh = { .sa_handler = SIG_DFL };

@@ -15,14 +15,14 @@ import time
 from contextlib import closing
 from typing import Any, NamedTuple
 
-from nsapi import _bootstrap, _native
+from nsapi import _bootstrap, _native, _plan
 from nsapi._config import Config
 from nsapi._errors import NamespaceError, unsupported
 from nsapi._handle import NamespaceHandle, current
 from nsapi._target import open as open_namespace
 from nsapi._target import resolve
 from nsapi._types import NamespaceType, is_namespace_supported
-from nsapi._world import check_types
+from nsapi._world import check_types, facts_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,14 +95,7 @@ class BootEnv:
             handle = open_namespace(target, type)
             self._handles.append(handle)
             paths[type] = f"/proc/{os.getpid()}/fd/{handle.fileno()}"
-        rootless = os.geteuid() != 0 or config.setgroups == "deny"
-        if config.setgroups is None and not (config.gid_mappings is not None and _is_range(config)):
-            rootless = True  # one id: denied, as unshare -r does, whoever writes it
-        if config.setgroups == "deny" and config.gid_mappings is not None and _is_range(config):
-            raise unsupported("setgroups='deny' for a range of gids is not part of the bootstrap")
-        if config.setgroups == "allow" and not _is_range(config) and os.geteuid() != 0:
-            raise unsupported("setgroups='allow' for the caller's own gid, which the kernel forbids an ordinary user")
-        return _bootstrap.encode(config, paths, rootless=rootless)
+        return _bootstrap.encode(config, paths, rootless=os.geteuid() != 0)
 
     def _differing(self, config: Config) -> list[NamespaceType]:
         with resolve(config.target) as target:
@@ -124,7 +117,9 @@ class BootEnv:
             propagation = 0 if word == "unchanged" else _native.constant(f"MS_{word.upper()}")
             if config.namespaces.is_private("pid") and config.mounts is None:
                 new_proc = 2 if word in ("shared", "unchanged") else 1
-        return f"{self._inode}:{propagation}:{new_proc}"
+        # Whoever writes the maps; and what nobody can write is refused here, as by run.
+        deny_setgroups = int(_plan.mapping(config, facts_of(config)).deny_setgroups)
+        return f"{self._inode}:{propagation}:{new_proc}:{deny_setgroups}"
 
     @property
     def env(self) -> dict[str, str]:
@@ -299,11 +294,6 @@ class BootEnv:
             except OSError:
                 self._ended = True
         self._release()
-
-
-def _is_range(config: Config) -> bool:
-    maps = config.gid_mappings or []
-    return bool(maps) and not (len(maps) == 1 and maps[0].size == 1)
 
 
 def _find_object() -> str:

@@ -75,7 +75,7 @@ def bootstrap_data(config: Config) -> bytes:
 
 
 def encode(config: Config, paths: dict[NamespaceType, str], *, rootless: bool) -> bytes:
-    """Encode *config*, joining by these paths; *rootless* also denies setgroups for a gid map of the caller's own id."""
+    """Encode *config*, joining by these paths; *rootless* denies setgroups for a gid map of the caller's own id as 0."""
     return _pack(_of_runc(config, paths, rootless))
 
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import AS_OTHER, AS_USER, NAME, REPOSITORY, USER, Runner, ids_of, lacking, tool, with_etc
+from conftest import AS_OTHER, AS_USER, NAME, REPOSITORY, USER, Runner, ids_of, lacking, setuid, tool, with_etc
 from inside import (
     PYTHON,
     TYPES,
@@ -426,7 +426,7 @@ def test_newuidmap_writes_what_an_ordinary_user_may_not(user_python: str, librar
     prefix = [*with_etc(readable_tmp, **ids_of(NAME, USER)), *AS_OTHER, "env"]
     granted = Runner("user with ids", user_python, prefix, AS_USER, library)
 
-    def body() -> Any:
+    def body(failing: str) -> Any:
         found = []
         own = os.getuid()
         for types in (["user"], ["user", "pid", "mnt"]):
@@ -441,12 +441,21 @@ def test_newuidmap_writes_what_an_ordinary_user_may_not(user_python: str, librar
                 done = subprocess.run(argv, env=boot.env, pass_fds=boot.pass_fds, capture_output=True, text=True)
                 boot.confirm(60)
             found.append([done.stdout, done.stderr, done.returncode])
-        with nsapi.boot_env(nsapi.Config.new("user", uid_mappings="0:5:9", gid_mappings=f"0:{own}:1")) as boot:
+        beyond = nsapi.Config.new("user", uid_mappings="0:5:9", gid_mappings=f"0:{own}:1")
+        ungranted = failure(lambda: nsapi.boot_env(beyond))
+        os.environ["PATH"] = f"{failing}:{os.environ['PATH']}"
+        with nsapi.boot_env(config) as boot:
             failed = subprocess.run(["true"], env=boot.env, pass_fds=boot.pass_fds, stderr=subprocess.DEVNULL)
             refused = failure(lambda: boot.confirm(60))
-        return found, str(refused["step"]).partition("newuidmap")[2], failed.returncode, children()
+        helped = str(refused["step"]).partition("newuidmap")[2]
+        return found, [ungranted["step"], ungranted["hint"]], helped, failed.returncode, children()
 
-    assert granted(body) == [[["0 [5] 3\n", "", 0]] * 2, " exited with status 1", 1, []]
+    failing = setuid("#!/bin/sh\nexit 1\n", folder=readable_tmp, name="newuidmap")
+    found, (step, why), *rest = granted(body, failing)
+    assert found == [["0 [5] 3\n", "", 0]] * 2
+    assert step == "check"
+    assert "uid 5 of the entry 0:5:9 is not granted" in why
+    assert rest == [" exited with status 1", 1, []]
 
 
 def test_maps_of_many_ids(root: Runner) -> None:
@@ -482,18 +491,32 @@ def test_maps_of_many_ids(root: Runner) -> None:
     assert root(body) == [["(0, 0, 0) (0, 0, 0) [701] 5", ["100000", "200000"], 0]] * 2
 
 
-def test_setgroups_is_denied_for_one_id(anyone: Runner) -> None:
-    """As by run, whoever writes the map."""
+@pytest.mark.parametrize("types", [("user",), ("user", "pid")], ids="-".join)
+def test_setgroups_is_as_by_run(anyone: Runner, types: tuple[str, ...]) -> None:
+    """Whoever writes the map, and whatever words it is given in: denied for one id, and where that is asked for."""
 
-    def body() -> Any:
-        with nsapi.boot_env(nsapi.Config.new("user")) as boot:
-            done = subprocess.run(
-                ["cat", "/proc/self/setgroups"], env=boot.env, pass_fds=boot.pass_fds, capture_output=True
-            )
-            boot.confirm(60)
-        return done.stdout.decode()
+    def body(types: list[str]) -> Any:
+        own = [f"5:{os.getuid()}:1", f"5:{os.getgid()}:1"]
+        cases: list[dict[str, Any]] = [{}, {"maps": "current"}, {"uid_mappings": own[0], "gid_mappings": own[1]}]
+        if os.getuid() == 0:
+            ranges = {"uid_mappings": "0:0:9", "gid_mappings": "0:0:9"}
+            cases += [ranges, {"maps": "identity"}, {"setgroups": "allow"}, {**ranges, "setgroups": "deny"}]
+            cases += [{"maps": "identity", "setgroups": "deny"}]
+        found = []
+        for fields in cases:
+            config = nsapi.Config.new(*types, **fields)
+            argv = ["cat", "/proc/self/setgroups"]
+            with nsapi.boot_env(config) as boot:
+                done = subprocess.run(argv, env=boot.env, pass_fds=boot.pass_fds, capture_output=True, text=True)
+                boot.confirm(60)
+            found.append([done.stdout, nsapi.run(argv, config=config, capture_output=True, text=True).stdout])
+        return found
 
-    assert anyone(body) == "deny\n"
+    found = anyone(body, types)
+    assert [booted for booted, _ in found] == [run for _, run in found]
+    expected = ["deny\n"] * 3 + ["allow\n"] * 3 + ["deny\n"] * 2
+    assert [booted for booted, _ in found] == expected[: len(found)]
+    assert len(found) == (8 if anyone.name == "root" else 3)
 
 
 # ---- fails closed ----
