@@ -56,14 +56,21 @@ def bootstrap_data(config: Config) -> bytes:
 
     The namespaces to join are named by the paths of ``config.namespaces``, which must exist. What happens after the
     bootstrap (hostname, mounts, ...) is not part of it, nor what keeps a join's target alive. Raises ValueError for what
-    the message cannot express: a comma or NUL in a path, more than 65,535 bytes, a target without types.
+    the message cannot express: a comma or NUL in a path, more than 65,535 bytes, a target without types, setgroups other
+    than it follows from the maps.
     """
     _native.require()
     config.validate()
     joined = list(config.namespaces.joined())
     if config.target is not None and not joined:
         raise ValueError("target: which of its namespaces are joined is not said; name the types")
-    data = encode(config, {each.type: each.path for each in joined}, rootless=os.geteuid() != 0)
+    rootless = os.geteuid() != 0
+    attributes = dict(_of_runc(config, {each.type: each.path for each in joined}, rootless))
+    denied = rootless and _SETGROUP not in attributes and not {_UIDMAP, _GIDMAP}.isdisjoint(attributes)
+    if config.setgroups not in (None, "deny" if denied else "allow"):
+        why = "the message has no word for it, and means the other for these maps and this user"
+        raise ValueError(f"setgroups: {config.setgroups!r}: {why}")
+    data = _pack(attributes.items())
     for each in joined:
         try:
             os.lstat(each.path)

@@ -491,6 +491,22 @@ def test_maps_of_many_ids(root: Runner) -> None:
     assert root(body) == [["(0, 0, 0) (0, 0, 0) [701] 5", ["100000", "200000"], 0]] * 2
 
 
+def test_a_message_that_would_mean_other_setgroups_is_refused(anyone: Runner) -> None:
+    """runc denies it of an ordinary user's map of himself as 0, and of nothing else; what is asked for is not dropped."""
+
+    def body() -> Any:
+        found = []
+        for setgroups in ("deny", "allow"):
+            for maps in (f"0:{os.getgid()}:1", "0:100000:9"):
+                own = {"uid_mappings": f"0:{os.getuid()}:1", "gid_mappings": maps}
+                config = nsapi.Config.new("user", setgroups=setgroups, **own)
+                found.append(str(failure(lambda config=config: nsapi.bootstrap_data(config)).get("text", "")))  # type: ignore[misc]
+        return [each.partition(": the message")[0] for each in found]
+
+    deny, allow = "setgroups: 'deny'", "setgroups: 'allow'"
+    assert anyone(body) == ([deny, deny, "", ""] if anyone.name == "root" else ["", deny, allow, ""])
+
+
 @pytest.mark.parametrize("types", [("user",), ("user", "pid")], ids="-".join)
 def test_setgroups_is_as_by_run(anyone: Runner, types: tuple[str, ...]) -> None:
     """Whoever writes the map, and whatever words it is given in: denied for one id, and where that is asked for."""
