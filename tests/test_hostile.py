@@ -52,12 +52,14 @@ def test_a_false_proc_is_neither_written_to_nor_waited_at(root: Runner) -> None:
     """Its `self` may lead to the real file of another process, its files may be FIFOs."""
 
     def body() -> Any:
-        false_proc = """
-            mount --make-rprivate /; mkdir -p /run/nsapi-real; mount -t tmpfs none /run/nsapi-real
-            mkdir /run/nsapi-real/proc; mount -t proc proc /run/nsapi-real/proc
-            mount -t tmpfs none /proc; ln -s /run/nsapi-real/proc/$1 /proc/self; mkdir /proc/thread-self
+        import tempfile
+
+        real = tempfile.mkdtemp(prefix="nsapi-tests-")  # its own: removing a directory ends the mounts on it everywhere
+        false_proc = f"""
+            mount --make-rprivate /; mount -t proc proc {real}
+            mount -t tmpfs none /proc; ln -s {real}/$1 /proc/self; mkdir /proc/thread-self
             mkfifo /proc/thread-self/status; [ "$2" = plain ] || mkfifo /proc/thread-self/oom_score_adj
-            [ "$2" = fifo ] || ln -s /run/nsapi-real/proc/$1/oom_score_adj /proc/thread-self/oom_score_adj
+            [ "$2" = fifo ] || ln -s {real}/$1/oom_score_adj /proc/thread-self/oom_score_adj
             echo ready; exec sleep 1000
         """
         signal.alarm(60)  # whoever waits at a FIFO ends here
@@ -71,7 +73,7 @@ def test_a_false_proc_is_neither_written_to_nor_waited_at(root: Runner) -> None:
                     dies = nsapi.Config.new("uts", parent_death_signal=9)
                     answers += [failure(lambda: nsapi.run(["true"], config=each)) for each in (raised, dies)]
                 answers.append(score.read_text(encoding="ascii").strip())
-        os.rmdir("/run/nsapi-real")
+        os.rmdir(real)
         return answers
 
     answers = root(body)
