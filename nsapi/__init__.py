@@ -27,15 +27,22 @@ The modules, from the words to the kernel:
 ``_launcher``  the program that makes what a vfork child cannot; told and heard
 ``_bootstrap`` the message that it is sent, which is runc's; bootstrap_data
 ``oci``        Config from and to the files of container runtimes; load, dump
+``testing``    the pytest plugin: netns, sandbox, two markers
+``_marks``     what the markers say, and whether it can be had here
+``_testrun``   a marked test in a pytest inside, reported outside
 ``_errors``    NamespaceError: the step, the errno, the usual remedy
 ============== =============================================================================
 
 Names are loaded when they are first used (PEP 562), so that ``import nsapi`` costs next to nothing.
+
+To pytest, which rewrites the assertions of packages that have a plugin, and warns where one is imported already:
+PYTEST_DONT_REWRITE.
 """
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nsapi import oci as oci
+    from nsapi import testing as testing
     from nsapi._boot_env import boot_env as boot_env
     from nsapi._boot_env import start_initialization as start_initialization
     from nsapi._bootstrap import bootstrap_data as bootstrap_data
@@ -77,10 +84,11 @@ _HOMES = {
     "_bootstrap": ("bootstrap_data",),
     "_launcher": (),
 }
-_MODULES = ("oci",)
+_MODULES = ("oci", "testing")
+_LATE = ("testing",)  # it imports pytest, which need not be here
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-#: Star-import leaves out ``open``, which would hide the built-in.
+#: Star-import leaves out ``open``, which would hide the built-in, and ``testing``, which needs pytest.
 __all__ = [
     "Config",
     "IDMap",
@@ -128,11 +136,12 @@ def _load_all() -> None:
     from importlib import import_module
 
     for name in (*_HOMES, *_MODULES):
-        import_module(f"nsapi.{name}")
+        if name not in _LATE:
+            import_module(f"nsapi.{name}")
     for name in ("encodings.ascii", "fcntl", "resource", "select", "signal", "warnings"):
         import_module(name)
 
 
 def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
-    return sorted({*globals(), *_HOME_OF, *_MODULES})
+    """List the public names, loaded or not, but what not everybody can load: ``help(nsapi)`` loads all."""
+    return sorted({*globals(), *_HOME_OF, *_MODULES} - {name for name in _LATE if name not in globals()})

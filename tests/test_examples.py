@@ -77,6 +77,7 @@ def test_every_example_is_tested_here() -> None:
         "join_process.py",
         "quickstart.py",
         "run_isolated.py",
+        "test_with_namespaces.py",
         "with_init.py",
     ]
     assert sorted([*boot, *init, *others]) == EXAMPLES
@@ -182,6 +183,16 @@ def test_ids_are_looked_up_and_mapped(examples: Examples) -> None:
     assert len(reason) == (1 if "," not in uids else 0)
     assert re.fullmatch(r"0 is \d+ outside, 4000000000 is None", known)
     assert last == "the kernel has them: True"
+
+
+def test_tests_in_namespaces_pass(examples: Examples) -> None:
+    done = examples("test_with_namespaces.py")
+    assert done.returncode == 0, done
+    if examples.runner.name == "root":
+        assert " 5 passed in " in done.stdout
+    else:
+        assert "needs namespaces (net): [Errno 1] Operation not permitted: clone net (step 1 of " in done.stdout
+        assert " 4 passed, 1 skipped in " in done.stdout
 
 
 def test_boot_subprocess_ends_as_its_program(examples: Examples) -> None:
