@@ -70,6 +70,7 @@ def test_every_example_is_tested_here() -> None:
     boot = ["boot_asyncio.py", "boot_multiprocessing.py", "boot_subprocess.py"]
     init = ["init_child.py", "init_parent.py"]
     others = [
+        "asyncio_subprocess.py",
         "enter_net.py",
         "errors.py",
         "from_config_json.py",
@@ -182,6 +183,14 @@ def test_ids_are_looked_up_and_mapped(examples: Examples) -> None:
     assert len(reason) == (1 if "," not in uids else 0)
     assert re.fullmatch(r"0 is \d+ outside, 4000000000 is None", known)
     assert last == "the kernel has them: True"
+
+
+def test_asyncio_subprocess_serves_one_port_twice_at_a_time(examples: Examples) -> None:
+    assert examples.lines("asyncio_subprocess.py") == [
+        "red: the client 0, the server -9",
+        "blue: the client 0, the server -9",
+        "after its timeout: -9",
+    ]
 
 
 def test_boot_subprocess_ends_as_its_program(examples: Examples) -> None:
