@@ -23,6 +23,7 @@ The modules, from the words to the kernel:
 ``_pin``       create: a namespace without a process
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
 ``_process``   Popen, run
+``_asyncio``   create_subprocess_exec: Popen on an asyncio loop
 ``_world``     what a plan needs to know of the caller, and the fds lent to one spawn
 ``_launcher``  the program that makes what a vfork child cannot; told and heard
 ``_bootstrap`` the message that it is sent, which is runc's; bootstrap_data
@@ -43,6 +44,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nsapi import oci as oci
     from nsapi import testing as testing
+    from nsapi._asyncio import create_subprocess_exec as create_subprocess_exec
     from nsapi._boot_env import boot_env as boot_env
     from nsapi._boot_env import start_initialization as start_initialization
     from nsapi._bootstrap import bootstrap_data as bootstrap_data
@@ -80,6 +82,7 @@ _HOMES = {
     "_enter": ("enter", "setns", "unshare"),
     "_boot_env": ("boot_env", "start_initialization"),
     "_process": ("Popen", "run"),
+    "_asyncio": ("create_subprocess_exec",),
     "_pin": ("create",),
     "_bootstrap": ("bootstrap_data",),
     "_launcher": (),
@@ -104,6 +107,7 @@ __all__ = [
     "boot_env",
     "bootstrap_data",
     "create",
+    "create_subprocess_exec",
     "current",
     "enter",
     "id_maps",

@@ -70,6 +70,7 @@ def test_every_example_is_tested_here() -> None:
     boot = ["boot_asyncio.py", "boot_multiprocessing.py", "boot_subprocess.py"]
     init = ["init_child.py", "init_parent.py"]
     others = [
+        "asyncio_subprocess.py",
         "enter_net.py",
         "errors.py",
         "from_config_json.py",
@@ -193,6 +194,14 @@ def test_tests_in_namespaces_pass(examples: Examples) -> None:
     else:
         assert "needs namespaces (net): [Errno 1] Operation not permitted: clone net (step 1 of " in done.stdout
         assert " 4 passed, 1 skipped in " in done.stdout
+
+
+def test_asyncio_subprocess_serves_one_port_twice_at_a_time(examples: Examples) -> None:
+    assert examples.lines("asyncio_subprocess.py") == [
+        "red: the client 0, the server -9",
+        "blue: the client 0, the server -9",
+        "after its timeout: -9",
+    ]
 
 
 def test_boot_subprocess_ends_as_its_program(examples: Examples) -> None:
