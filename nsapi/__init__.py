@@ -19,6 +19,8 @@ The modules, from the words to the kernel:
 ``_handle``    NamespaceHandle: owns an fd on a namespace; current
 ``_target``    what a verb may be pointed at, and how that is pinned; open
 ``_enter``     enter, setns, unshare
+``_elsewhere`` sockets made where an fd or a path leads, by one call of the C core
+``_sockets``   socket, socketpair
 ``_arguments`` subprocess's arguments, made into what the kernel takes
 ``_pin``       create: a namespace without a process
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
     from nsapi._pin import create as create
     from nsapi._process import Popen as Popen
     from nsapi._process import run as run
+    from nsapi._sockets import socket as socket
+    from nsapi._sockets import socketpair as socketpair
     from nsapi._target import open as open
     from nsapi._types import NamespaceType as NamespaceType
     from nsapi._types import is_namespace_supported as is_namespace_supported
@@ -84,6 +88,7 @@ _HOMES = {
     "_process": ("Popen", "run"),
     "_asyncio": ("create_subprocess_exec",),
     "_pin": ("create",),
+    "_sockets": ("socket", "socketpair"),
     "_bootstrap": ("bootstrap_data",),
     "_launcher": (),
 }
@@ -91,7 +96,8 @@ _MODULES = ("oci", "testing")
 _LATE = ("testing",)  # it imports pytest, which need not be here
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-#: Star-import leaves out ``open``, which would hide the built-in, and ``testing``, which needs pytest.
+#: Star-import leaves out ``open`` and ``socket``, which would hide the built-in and the module, and ``testing``, which
+#: needs pytest.
 __all__ = [
     "Config",
     "IDMap",
@@ -117,6 +123,7 @@ __all__ = [
     "oci",
     "run",
     "setns",
+    "socketpair",
     "start_initialization",
     "unshare",
 ]

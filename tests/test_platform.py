@@ -163,6 +163,8 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
             "open": [(target, "net") for target in targets],
             "run": programs,
             "start_initialization": [(len, [])],
+            "socket": [(each,) for each in targets],
+            "socketpair": [(each,) for each in targets],
             "setns": [(0,), (99, "net"), (-1,), (0, 1 << 30), (File(), "net")],
             "unshare": [("net",), ("user", "uts"), (1 << 30,)],
         }
