@@ -78,6 +78,7 @@ def test_every_example_is_tested_here() -> None:
         "join_process.py",
         "quickstart.py",
         "run_isolated.py",
+        "socket_elsewhere.py",
         "test_with_namespaces.py",
         "with_init.py",
     ]
@@ -126,6 +127,15 @@ def test_enter_net_serves_one_address_in_two_namespaces(examples: Examples) -> N
     assert not any(number in own for number in numbers)
 
 
+def test_socket_elsewhere_serves_one_address_in_two_namespaces(examples: Examples) -> None:
+    red, blue, here = examples.privileged_lines("socket_elsewhere.py")
+    pattern = r"<NamespaceHandle net:\[(\d+)\]>: the server of net:\[\1\] has answered"
+    numbers = {re.fullmatch(pattern, line)[1] for line in (red, blue)}  # type: ignore[index]
+    assert len(numbers) == 2
+    assert here.endswith(", and is: True")
+    assert not any(number in here for number in numbers)
+
+
 def test_run_isolated_tells_three_ends_apart(examples: Examples) -> None:
     assert examples.lines("run_isolated.py") == [
         "uname -n: sandbox",
@@ -156,7 +166,7 @@ def test_join_process_joins_all_some_and_half(examples: Examples) -> None:
     assert joined_all != outside == joined_two == joined_one
 
 
-@pytest.mark.parametrize("name", ["enter_net.py", "join_process.py"])
+@pytest.mark.parametrize("name", ["enter_net.py", "join_process.py", "socket_elsewhere.py"])
 def test_without_privilege_they_say_what_is_needed(name: str, users_examples: Examples) -> None:
     done = users_examples(name)
     assert (done.returncode, done.stdout) == (1, "")
