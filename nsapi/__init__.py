@@ -18,7 +18,7 @@ The modules, from the words to the kernel:
 ``_switch``    the calling thread to other namespaces and back
 ``_handle``    NamespaceHandle: owns an fd on a namespace; current
 ``_target``    what a verb may be pointed at, and how that is pinned; open
-``_enter``     enter, setns, unshare
+``_enter``     enter, visit, setns, unshare
 ``_arguments`` subprocess's arguments, made into what the kernel takes
 ``_pin``       create: a namespace without a process
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from nsapi._enter import enter as enter
     from nsapi._enter import setns as setns
     from nsapi._enter import unshare as unshare
+    from nsapi._enter import visit as visit
     from nsapi._errors import NamespaceError as NamespaceError
     from nsapi._errors import NamespaceRestoreError as NamespaceRestoreError
     from nsapi._errors import Unsupported as Unsupported
@@ -79,7 +80,7 @@ _HOMES = {
     "_idmap": ("id_maps",),
     "_handle": ("NamespaceHandle", "current"),
     "_target": ("open",),
-    "_enter": ("enter", "setns", "unshare"),
+    "_enter": ("enter", "visit", "setns", "unshare"),
     "_boot_env": ("boot_env", "start_initialization"),
     "_process": ("Popen", "run"),
     "_asyncio": ("create_subprocess_exec",),
@@ -119,6 +120,7 @@ __all__ = [
     "setns",
     "start_initialization",
     "unshare",
+    "visit",
 ]
 
 

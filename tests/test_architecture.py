@@ -198,7 +198,7 @@ PUBLIC = """
 """.split()
 #: What is to come and nobody has asked for yet. A name that has come leaves this list.
 PENDING = """
-    NamespaceInfo Snapshot Report Child unpin named visit socket socketpair
+    NamespaceInfo Snapshot Report Child unpin named socket socketpair
     clone call ThreadPoolExecutor ProcessPoolExecutor
     discover probe mounts
 """.split()
