@@ -205,7 +205,7 @@ PUBLIC = """
 """.split()
 #: What is to come and nobody has asked for yet. A name that has come leaves this list.
 PENDING = """
-    NamespaceInfo Snapshot Report Child unpin named visit
+    NamespaceInfo Snapshot Report Child unpin named
     clone call ThreadPoolExecutor ProcessPoolExecutor
     discover probe mounts
 """.split()
