@@ -73,6 +73,7 @@ def test_every_example_is_tested_here() -> None:
         "enter_net.py",
         "errors.py",
         "from_config_json.py",
+        "handle_to_process.py",
         "ids.py",
         "join_process.py",
         "quickstart.py",
@@ -154,7 +155,13 @@ def test_join_process_joins_all_some_and_half(examples: Examples) -> None:
     assert joined_all != outside == joined_two == joined_one
 
 
-@pytest.mark.parametrize("name", ["enter_net.py", "join_process.py"])
+def test_handle_to_process_is_entered_there(examples: Examples) -> None:
+    sees, status = examples.privileged_lines("handle_to_process.py")
+    assert re.match(r"the other process sees: .*\blo\b", sees)
+    assert status == "exit status: 0"
+
+
+@pytest.mark.parametrize("name", ["enter_net.py", "handle_to_process.py", "join_process.py"])
 def test_without_privilege_they_say_what_is_needed(name: str, users_examples: Examples) -> None:
     done = users_examples(name)
     assert (done.returncode, done.stdout) == (1, "")
