@@ -19,6 +19,7 @@ The modules, from the words to the kernel:
 ``_handle``    NamespaceHandle: owns an fd on a namespace; current
 ``_target``    what a verb may be pointed at, and how that is pinned; open
 ``_enter``     enter, setns, unshare
+``_futures``   ThreadPoolExecutor, whose threads live inside
 ``_arguments`` subprocess's arguments, made into what the kernel takes
 ``_pin``       create: a namespace without a process
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from nsapi._errors import NamespaceError as NamespaceError
     from nsapi._errors import NamespaceRestoreError as NamespaceRestoreError
     from nsapi._errors import Unsupported as Unsupported
+    from nsapi._futures import ThreadPoolExecutor as ThreadPoolExecutor
     from nsapi._handle import NamespaceHandle as NamespaceHandle
     from nsapi._handle import current as current
     from nsapi._idmap import id_maps as id_maps
@@ -71,6 +73,7 @@ _HOMES = {
     "_handle": ("NamespaceHandle", "current"),
     "_target": ("open",),
     "_enter": ("enter", "setns", "unshare"),
+    "_futures": ("ThreadPoolExecutor",),
     "_boot_env": ("boot_env", "start_initialization"),
     "_process": ("Popen", "run"),
     "_pin": ("create",),
@@ -92,6 +95,7 @@ __all__ = [
     "NamespaceType",
     "Namespaces",
     "Popen",
+    "ThreadPoolExecutor",
     "Unsupported",
     "boot_env",
     "bootstrap_data",
@@ -126,9 +130,16 @@ def __getattr__(name: str) -> object:
 def _load_all() -> None:
     """Load at once what is loaded at first use, before a thread goes where a file of that name is a stranger's."""
     from importlib import import_module
+    from sys import modules
 
     for name in (*_HOMES, *_MODULES):
-        import_module(f"nsapi.{name}")
+        try:
+            import_module(f"nsapi.{name}")
+        except RuntimeError as error:
+            # concurrent.futures, once the main thread has ended. Then there is none; and none inside, of all places.
+            if type(error) is not RuntimeError:
+                raise
+            modules[f"nsapi.{name}"] = None  # type: ignore[assignment]
     for name in ("encodings.ascii", "fcntl", "resource", "select", "signal", "warnings"):
         import_module(name)
 
