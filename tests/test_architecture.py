@@ -157,7 +157,7 @@ def taken_from(module: str, other: str) -> set[str]:
 @pytest.mark.parametrize(
     ("verb", "module"),
     [
-        ("run", "_enter _handle _switch"),
+        ("run", "_enter _futures _handle _switch"),
         ("enter", "_switch"),
         ("errand", "_switch"),
         ("leave", "_switch"),
@@ -206,7 +206,7 @@ PUBLIC = """
 #: What is to come and nobody has asked for yet. A name that has come leaves this list.
 PENDING = """
     NamespaceInfo Snapshot Report Child unpin named
-    clone call ThreadPoolExecutor ProcessPoolExecutor
+    clone call ProcessPoolExecutor
     discover probe mounts
 """.split()
 NO_STAR = {"open", "socket", "testing"}
