@@ -23,6 +23,9 @@ The modules, from the words to the kernel:
 ``_pin``       create: a namespace without a process
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
 ``_process``   Popen, run
+``_call``      call: a function in an interpreter of its own, inside
+``_worker``    what that interpreter does: load, enter, call, answer
+``_channel``   what goes between the two: messages, values, open files
 ``_world``     what a plan needs to know of the caller, and the fds lent to one spawn
 ``_launcher``  the program that makes what a vfork child cannot; told and heard
 ``_bootstrap`` the message that it is sent, which is runc's; bootstrap_data
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from nsapi._boot_env import boot_env as boot_env
     from nsapi._boot_env import start_initialization as start_initialization
     from nsapi._bootstrap import bootstrap_data as bootstrap_data
+    from nsapi._call import call as call
     from nsapi._config import Config as Config
     from nsapi._config import Namespace as Namespace
     from nsapi._config import Namespaces as Namespaces
@@ -75,6 +79,7 @@ _HOMES = {
     "_process": ("Popen", "run"),
     "_pin": ("create",),
     "_bootstrap": ("bootstrap_data",),
+    "_call": ("call",),
     "_launcher": (),
 }
 _MODULES = ("oci",)
@@ -95,6 +100,7 @@ __all__ = [
     "Unsupported",
     "boot_env",
     "bootstrap_data",
+    "call",
     "create",
     "current",
     "enter",

@@ -185,9 +185,13 @@ class State:
 
     def lend(self, fds: Sequence[int], program: Exec) -> None:
         """Put what a spawn needs into the first slots, and what it is to execute; all stays the caller's."""
-        for slot, fd in enumerate(fds):
-            self.raw.fd[slot] = fd
+        self.fill(fds)
         self.exec, self.raw.exec = program, program.raw
+
+    def fill(self, fds: Sequence[int], first: int = 0) -> None:
+        """Put fds, which stay the caller's, into the slots from *first* on."""
+        for slot, fd in enumerate(fds, first):
+            self.raw.fd[slot] = fd
 
     def take_fd(self, slot: int) -> int:
         """Give away the fd in *slot*; -1 if there is none."""

@@ -284,8 +284,7 @@ def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts
     if config.oom_score_adj is not None:
         yield _write("oom_score_adj", str(config.oom_score_adj).encode())
     for slot, move in enumerate(joins, JOINS):
-        words = f"setns {names_of(move.types)} of {move.words}"
-        yield Step("setns", words, slot=slot, flags=flags_of(move.types), types=move.types, filename=move.words)
+        yield _setns(move, slot)
     # The host's power over what is joined ends with the new user namespace, and that over what is created begins.
     joined = [each for move in joins for each in move.types]
     yield from _uts_and_net_steps(config, joined)
@@ -316,12 +315,37 @@ def _inside_steps(config: Config, request: Request, *, changed_root: bool, launc
     joined_group = launched and request.process_group > 0 and not request.start_new_session
     yield from _process_steps(config, request, changed_root=changed_root, joined_group=joined_group)
     yield from _privilege_steps(config, request)
-    if config.parent_death_signal is not None and not config.init:
-        # After all that changes credentials, which would clear it.
-        words = f"set parent_death_signal {config.parent_death_signal}"
-        yield Step("pdeathsig", words, value=config.parent_death_signal, slot=PARENT)
+    yield from _death_steps(config)
     yield Step("sigmask", "restore the signal mask")
     yield Step("exec", "exec")
+
+
+def late_steps(config: Config, joins: Sequence[Move], caller_cwd: bytes) -> tuple[list[Step], list[Step]]:
+    """What an interpreter does to itself, when it has loaded its function: join, and then give up power.
+
+    *joins* come mnt before user: there the host's power over the mount namespace has ended.
+    """
+    entering = []
+    for slot, move in enumerate(joins, JOINS):
+        entering.append(_setns(move, slot))
+        if NamespaceType.MNT in move.types:
+            entering += _process_steps(
+                Config(), Request(restore_signals=False, caller_cwd=caller_cwd), changed_root=True
+            )
+    leaving = [*_privilege_steps(config, _NOTHING_MORE), *_death_steps(config)]
+    return entering, leaving
+
+
+def _setns(move: Move, slot: int) -> Step:
+    words = f"setns {names_of(move.types)} of {move.words}"
+    return Step("setns", words, slot=slot, flags=flags_of(move.types), types=move.types, filename=move.words)
+
+
+def _death_steps(config: Config) -> Iterator[Step]:
+    """After all that changes credentials, which would clear it."""
+    if config.parent_death_signal is not None and not config.init:
+        words = f"set parent_death_signal {config.parent_death_signal}"
+        yield Step("pdeathsig", words, value=config.parent_death_signal, slot=PARENT)
 
 
 def _uts_and_net_steps(config: Config, types: Sequence[NamespaceType]) -> Iterator[Step]:
@@ -392,7 +416,9 @@ def _mount_steps(config: Config, *, fresh_proc: bool) -> Iterator[Step]:
         yield Step("mount", "mount /proc", path=b"/proc", data=b"proc", flags=flags, types=mnt)
 
 
-def _process_steps(config: Config, request: Request, *, changed_root: bool, joined_group: bool) -> Iterator[Step]:
+def _process_steps(
+    config: Config, request: Request, *, changed_root: bool, joined_group: bool = False
+) -> Iterator[Step]:
     import resource
 
     for name, (soft, hard) in config.rlimits.items():

@@ -171,6 +171,15 @@ def failure(call: Callable[[], object]) -> dict[str, object]:
     return {}
 
 
+def refusal(call: Callable[[], object]) -> tuple[str, str]:
+    """The class of the exception that *call* ends with, and its text; empty if it does not."""
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
 def same_id(path: str) -> list[int]:
     """Device and inode of what is at *path*, as ``list(handle.id)``."""
     found = os.stat(path)
@@ -221,3 +230,60 @@ def living(init: int) -> list[str]:
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has just ended
     return found
+
+
+# ---- functions to be called in other interpreters ----
+
+
+class Unpicklable(Exception):
+    """An exception that holds what cannot be pickled, or one that is loaded by too few arguments."""
+
+    def __init__(self, text: str, loads: bool) -> None:
+        super().__init__(text)
+        self.lock = None if loads else threading.Lock()
+
+
+def raise_unpicklable(loads: bool) -> None:
+    raise Unpicklable("worse", loads)
+
+
+def raise_it(error: BaseException) -> None:
+    raise error
+
+
+def write_to(sock: Any, data: bytes) -> None:
+    sock.sendall(data)
+
+
+def open_own(type: str) -> Any:
+    import nsapi
+
+    return nsapi.current(type)
+
+
+def id_of(handle: Any) -> list[int]:
+    return list(handle.id)
+
+
+def import_late(name: str) -> str:
+    __import__(name)
+    return name
+
+
+def fork_and_die() -> None:
+    """Die, while a child holds all open files."""
+    if os.fork():
+        os._exit(7)
+    signal.pause()
+
+
+@contextmanager
+def without_python(folder: str) -> Iterator[subprocess.Popen[str]]:
+    """A process in a mount namespace, in a net namespace too, where nothing is in the folders that Python is in."""
+    fifo = os.path.join(folder, "fifo")
+    os.mkfifo(fifo)
+    hidden = [name for name in ("/opt", "/var", "/root", "/home", "/usr") if os.path.isdir(name)]
+    mounts = " && ".join(f"mount -t tmpfs none {name}" for name in hidden)
+    script = f"exec 3<>{fifo} && {mounts} && echo ready && read line <&3"
+    with ready("unshare", "--mount", "--net", "sh", "-c", script) as process:
+        yield process

@@ -27,9 +27,10 @@ LAYERS = """
     __main__ testing
     __init__
     _enter _asyncio _futures _pin _discover _probe oci mounts _boot_env
-    _process
+    _call
+    _process _worker
     _world
-    _target
+    _target _channel
     _handle _idmap _bootstrap _launcher
     _arguments
     _switch
@@ -155,7 +156,7 @@ def taken_from(module: str, other: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("verb", "module"),
-    [("run", "_enter _handle _switch"), ("enter", "_switch"), ("leave", "_switch"), ("spawn", "_process")],
+    [("run", "_enter _handle _switch _worker"), ("enter", "_switch"), ("leave", "_switch"), ("spawn", "_process")],
 )
 def test_each_way_into_the_core_has_one_user(verb: str, module: str) -> None:
     """What moves a thread and back is in _switch alone, what starts a program in _process alone."""
@@ -198,7 +199,7 @@ PUBLIC = """
 #: What is to come and nobody has asked for yet. A name that has come leaves this list.
 PENDING = """
     NamespaceInfo Snapshot Report Child unpin named visit socket socketpair
-    clone create_subprocess_exec call ThreadPoolExecutor ProcessPoolExecutor
+    clone create_subprocess_exec ThreadPoolExecutor ProcessPoolExecutor
     discover probe mounts testing
 """.split()
 NO_STAR = {"open", "socket"}
