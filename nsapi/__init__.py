@@ -24,6 +24,7 @@ The modules, from the words to the kernel:
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
 ``_process``   Popen, run
 ``_call``      call: a function in an interpreter of its own, inside
+``_process_pool`` ProcessPoolExecutor: such interpreters, kept warm
 ``_worker``    what that interpreter does: load, enter, call, answer
 ``_channel``   what goes between the two: messages, values, open files
 ``_world``     what a plan needs to know of the caller, and the fds lent to one spawn
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from nsapi._pin import create as create
     from nsapi._process import Popen as Popen
     from nsapi._process import run as run
+    from nsapi._process_pool import ProcessPoolExecutor as ProcessPoolExecutor
     from nsapi._target import open as open
     from nsapi._types import NamespaceType as NamespaceType
     from nsapi._types import is_namespace_supported as is_namespace_supported
@@ -80,6 +82,7 @@ _HOMES = {
     "_pin": ("create",),
     "_bootstrap": ("bootstrap_data",),
     "_call": ("call",),
+    "_process_pool": ("ProcessPoolExecutor",),
     "_launcher": (),
 }
 _MODULES = ("oci",)
@@ -97,6 +100,7 @@ __all__ = [
     "NamespaceType",
     "Namespaces",
     "Popen",
+    "ProcessPoolExecutor",
     "Unsupported",
     "boot_env",
     "bootstrap_data",

@@ -250,6 +250,10 @@ class Interpreter:
         self._end.close()
         self._wait()
 
+    def interrupt(self) -> None:
+        """Kill it, from another thread: who waits for its answer is told that it has died."""
+        self.process.kill()
+
     def kill(self) -> None:
         """End and reap it, whatever it does, and whatever Ctrl-C says meanwhile."""
         interrupted = None

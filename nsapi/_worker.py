@@ -245,6 +245,11 @@ def ready(initializer: Any = None, initargs: tuple[Any, ...] = ()) -> None:
         initializer(*initargs)
 
 
+def call_each(func: Any, chunk: list[tuple[Any, ...]]) -> list[Any]:
+    """Call *func* with each of these arguments: a chunk of a pool's map."""
+    return [func(*args) for args in chunk]
+
+
 def _serve(channel: Channel) -> None:
     _, payload, fds = channel.receive()
     late = None

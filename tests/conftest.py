@@ -25,7 +25,7 @@ AS_OTHER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "
 CI = os.environ.get("CI") == "true"
 
 PRELUDE = """
-import errno, json, os, pathlib, signal, socket, subprocess, sys, threading, time, warnings
+import errno, json, os, pathlib, signal, socket, subprocess, sys, tempfile, threading, time, warnings
 warnings.simplefilter("error")
 import nsapi
 from inside import *

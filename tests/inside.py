@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -287,3 +288,29 @@ def without_python(folder: str) -> Iterator[subprocess.Popen[str]]:
     script = f"exec 3<>{fifo} && {mounts} && echo ready && read line <&3"
     with ready("unshare", "--mount", "--net", "sh", "-c", script) as process:
         yield process
+
+
+def pid_of(_: object) -> int:
+    """The process's, a little later: so that others get their share."""
+    time.sleep(0.005)
+    return os.getpid()
+
+
+def all_ns_of(_: object) -> dict[str, str]:
+    time.sleep(0.005)
+    return all_ns()
+
+
+def run_a_thread() -> None:
+    """So that the C library has set the handlers that it has for threads, and the thread is gone."""
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+    changed({})
+
+
+def changed(before: dict[str, object]) -> list[str]:
+    """What of everything() is not as before; threads that have been joined take a moment until the kernel has none."""
+    while len(os.listdir("/proc/self/task")) > threading.active_count():
+        os.sched_yield()
+    return [name for name, value in everything().items() if value != before.get(name)]

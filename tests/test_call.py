@@ -19,6 +19,7 @@ from inside import (
     NEW_OF_EACH,
     TYPES,
     all_ns,
+    changed,
     children,
     dumpable,
     everything,
@@ -111,8 +112,6 @@ def test_mount_namespace_without_python(root: Runner) -> None:
     """The interpreter has loaded the function before it goes where it could load nothing; its path is that of inside."""
 
     def body() -> list[Any]:
-        import tempfile
-
         with tempfile.TemporaryDirectory(dir="/tmp") as folder, without_python(folder) as process:
             return [
                 nsapi.call(os.listdir, "/usr", target=process, types=["mnt"]),
@@ -134,8 +133,6 @@ def test_a_strangers_file_is_never_imported(root: Runner) -> None:
     """A module that lies in the mount namespace under a name of ours is not loaded there."""
 
     def body() -> list[Any]:
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             sys.path.insert(0, folder)
             script = f"mount -t tmpfs none {folder} && echo 'stranger = True' > {folder}/colorsys.py && echo ready"
@@ -292,7 +289,7 @@ def test_a_call_that_takes_too_long_is_ended(root: Runner) -> None:
                 nsapi.call(func, *args, config=nsapi.Config.new("pid"), timeout=0.3)
             except subprocess.TimeoutExpired as error:
                 found.append([error.timeout, error.cmd])
-        return [found, [key for key, value in everything().items() if value != before[key]]]
+        return [found, changed(before)]
 
     assert root(body) == [[[0.3, "time.sleep"], [0.3, "_signal.pause"]], []]
 
@@ -347,7 +344,7 @@ def test_nothing_of_the_caller_changes(root: Runner) -> None:
         failure(lambda: nsapi.call(threading.Lock, config=config))
         failure(lambda: nsapi.call(os._exit, 1, config=config))
         failure(lambda: nsapi.call(os.getpid, config=nsapi.Config.new(net="nsapi-no-such")))
-        return [key for key, value in everything().items() if value != before[key]]
+        return changed(before)
 
     assert root(body) == []
 
@@ -366,7 +363,7 @@ def test_ctrl_c_ends_it(root: Runner) -> None:
             except KeyboardInterrupt:
                 found.append(children())
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        return [found, [key for key, value in everything().items() if value != before[key]]]
+        return [found, changed(before)]
 
     assert root(body) == [[[]] * 4, []]
 
