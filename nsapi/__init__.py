@@ -23,7 +23,9 @@ The modules, from the words to the kernel:
 ``_pin``       create: a namespace without a process
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
 ``_process``   Popen, run
-``_call``      call: a function in an interpreter of its own, inside
+``_call``      call: a function in an interpreter of its own, inside, or in a fork
+``_clone``     clone, Child: a copy of this process (``_clone.c``), which the rest never makes
+``_interpreter`` starts such interpreters and asks them
 ``_process_pool`` ProcessPoolExecutor: such interpreters, kept warm
 ``_worker``    what that interpreter does: load, enter, call, answer
 ``_channel``   what goes between the two: messages, values, open files
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from nsapi._boot_env import start_initialization as start_initialization
     from nsapi._bootstrap import bootstrap_data as bootstrap_data
     from nsapi._call import call as call
+    from nsapi._clone import Child as Child
+    from nsapi._clone import clone as clone
     from nsapi._config import Config as Config
     from nsapi._config import Namespace as Namespace
     from nsapi._config import Namespaces as Namespaces
@@ -82,6 +86,9 @@ _HOMES = {
     "_pin": ("create",),
     "_bootstrap": ("bootstrap_data",),
     "_call": ("call",),
+    "_clone": ("Child", "clone"),
+    "_interpreter": (),
+    "_worker": (),
     "_process_pool": ("ProcessPoolExecutor",),
     "_launcher": (),
 }
@@ -90,6 +97,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 #: Star-import leaves out ``open``, which would hide the built-in.
 __all__ = [
+    "Child",
     "Config",
     "IDMap",
     "IDMaps",
@@ -105,6 +113,7 @@ __all__ = [
     "boot_env",
     "bootstrap_data",
     "call",
+    "clone",
     "create",
     "current",
     "enter",

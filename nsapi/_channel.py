@@ -94,10 +94,10 @@ class Channel:
         return not flags & _TRUNCATED
 
     def _receive_into(self, view: memoryview) -> int:
-        self.wait(to_send=False)
         try:
             got: int = self._end.recv_into(view, 0, self.flags)
         except BlockingIOError:
+            self.wait(to_send=False)
             return 0
         if not got:
             raise EOFError

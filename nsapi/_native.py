@@ -286,6 +286,31 @@ def spawn(program: Program, state: State) -> None:
         raise _failure(program, state)
 
 
+class Born:
+    """What :func:`fork` has done: ``pid`` is -1 before, the child's in the parent, and 0 in the child."""
+
+    __slots__ = ("_pid", "_pidfd")
+
+    def __init__(self) -> None:
+        self._pid, self._pidfd = ffi.new("int *", -1), ffi.new("int *", -1)
+
+    @property
+    def pid(self) -> int:
+        """The pid."""
+        return int(self._pid[0])
+
+    def take_pidfd(self) -> int:
+        """Give away the pidfd; -1 if there is none."""
+        fd = int(self._pidfd[0])
+        self._pidfd[0] = -1
+        return fd
+
+
+def fork(flags: int, born: Born) -> int:
+    """Make a child with a copy of this single-threaded process, with CLONE_NEW* flags; 0, in both of them, or -errno."""
+    return int(lib.nsapi_fork(flags, born._pid, born._pidfd))
+
+
 def ioctl(fd: int, request: str) -> int:
     """Make the ioctl named *request* on *fd*, for those that answer by their result; that, or -errno."""
     # cffi would wrap a number that does not fit an int; the kernel answers EBADF.

@@ -271,12 +271,34 @@ def _launching_steps(config: Config, request: Request, joins: Sequence[Move]) ->
     yield Step("exec", "exec the launcher", slot=LAUNCHER)
 
 
-def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts) -> Iterator[Step]:
+def forked_steps(config: Config, joins: Sequence[Move], facts: Facts, caller_cwd: bytes) -> list[Step]:
+    """Order what a fork of the caller does: its clone, and all that a vfork child would do but for the program's sake.
+
+    Its memory is its own, so that it may change its ids. Else it can do no more; and it executes nothing, which is when a
+    new time namespace takes effect that was not there from the start.
+    """
+    request = Request(close_fds=False, restore_signals=False, caller_cwd=caller_cwd)
+    joined = [each for move in joins for each in move.types]
+    choose(config, request, joined, facts)
+    reasons = [why for why, needed in NEEDS_LAUNCHER if why is not IDS and needed(config, request, joined, facts)]
+    if config.namespaces.is_private("time") and (config.time_offsets or joins):
+        reasons.append("offsets of a new time namespace, or joining beside it: its first process must be executed")
+    if config.cgroup_path is not None:
+        reasons.append("cgroup_path")
+    for why in reasons:
+        raise unsupported(f"{why}: only method='spawn' performs it")
+    steps = list(_steps(config, request, joins, facts, time_at_clone=True))
+    return [each for each in steps if each.op not in ("sigmask", "exec")]
+
+
+def _steps(
+    config: Config, request: Request, joins: Sequence[Move], facts: Facts, *, time_at_clone: bool = False
+) -> Iterator[Step]:
     created = config.namespaces.created()
     # A new user namespace is the first of all and owns the others, unless something is joined: that comes before it.
     late = bool(joins) and NamespaceType.USER in created
-    # time takes effect at exec, after its offsets are written: always by unshare.
-    at_clone = () if late else tuple(each for each in created if each is not NamespaceType.TIME)
+    # time takes effect at exec, after its offsets are written: by unshare, where there is one.
+    at_clone = () if late else tuple(each for each in created if time_at_clone or each is not NamespaceType.TIME)
     words = f"clone {names_of(at_clone)}" if at_clone else "clone"
     cgroup = CGROUP if config.cgroup_path is not None else -1
     yield Step("clone", words, flags=flags_of(at_clone), slot=cgroup, types=at_clone)

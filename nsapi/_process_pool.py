@@ -19,8 +19,9 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from nsapi import _call, _native, _worker
-from nsapi._call import Answer, Interpreter, InterpreterDied, Recipe
+from nsapi import _interpreter, _native, _worker
+from nsapi._clone import Overdue
+from nsapi._interpreter import Answer, Interpreter, InterpreterDied, Recipe
 from nsapi._process import _config_of
 
 TYPE_CHECKING = False
@@ -151,7 +152,7 @@ def _start_wanted(state: _State) -> None:
         try:
             _add(state, *_start(state))
         except BaseException as error:
-            state.fail(f"a worker could not start: {_call.said(error)}")
+            state.fail(f"a worker could not start: {_interpreter.said(error)}")
     state.use(-1)
 
 
@@ -165,7 +166,7 @@ def _run(state: _State, worker: Interpreter, begun: Callable[[], Answer] | None)
                 _perform(state, worker, item)
             del item
     except BaseException as error:
-        state.fail(f"a worker could not start: {_call.said(error)}")
+        state.fail(f"a worker could not start: {_interpreter.said(error)}")
     finally:
         _end(state, worker)
 
@@ -187,8 +188,8 @@ def _next(state: _State) -> _Item | None:
 
 def _perform(state: _State, worker: Interpreter, item: _Item) -> None:
     try:
-        payload, fds = _call.request(item.func, item.args, item.keywords)
-        value = worker.ask(_call.words_of(item.func), payload, fds).value()
+        payload, fds = _interpreter.request(item.func, item.args, item.keywords)
+        value = worker.ask(_interpreter.words_of(item.func), payload, fds).value()
     except InterpreterDied as error:
         state.fail(str(error))
         item.future.set_exception(_broken(state.broken or str(error)))
@@ -202,7 +203,7 @@ def _end(state: _State, worker: Interpreter) -> None:
     try:
         worker.until(time.monotonic() + (_PATIENCE if state.broken is None else 0))
         worker.end()
-    except TimeoutError:
+    except Overdue:
         worker.kill()
     with state.lock:
         state.workers.remove(worker)
@@ -270,7 +271,7 @@ class ProcessPoolExecutor(Executor):
             raise ValueError(f"max_workers: {max_workers} is not greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer: {initializer!r} cannot be called")
-        first = _call.request(_worker.ready, (initializer, tuple(initargs)), {})
+        first = _interpreter.request(_worker.ready, (initializer, tuple(initargs)), {})
         recipe = Recipe(config)
         late = recipe.preparation.late
         recipe.preparation.load_main = late is not None and late.closed

@@ -234,8 +234,7 @@ def _answer(payload: Any, fds: list[int], late: tuple[Late, list[int]] | None) -
         try:
             go(*late)
         except Exception as error:
-            payload, fds = _channel.dump(error)
-            return REFUSED, payload, fds, error
+            return (REFUSED, *_channel.dump(error), error)
     return answer_of(func, args, keywords)
 
 
@@ -243,6 +242,21 @@ def ready(initializer: Any = None, initargs: tuple[Any, ...] = ()) -> None:
     """Begin to work for a pool: that this is answered says that the worker is inside."""
     if initializer is not None:
         initializer(*initargs)
+
+
+def forked_answer(
+    program: Any, state: Any, func: Any, args: tuple[Any, ...], keywords: dict[str, Any], *, closed: bool
+) -> tuple[int, Any, list[int], Any]:
+    """Go inside by these steps, and call."""
+    from nsapi import _native
+
+    try:
+        if closed:
+            close_imports()
+        _native.run(program, state)
+    except Exception as error:
+        return (REFUSED, *_channel.dump(error), error)
+    return answer_of(func, args, keywords)
 
 
 def call_each(func: Any, chunk: list[tuple[Any, ...]]) -> list[Any]:

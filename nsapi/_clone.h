@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * clone(2) for an interpreter: one call makes a child with a copy of this process, in new namespaces.
+ *
+ * cffi reads this file verbatim, as _native.h. It is of the extension only: the launcher has no interpreter.
+ */
+
+/*
+ * As os.fork: the interpreter's own hooks run before and after. *flags* are CLONE_NEW*. In the parent ret_pid has the pid
+ * and ret_pidfd its pidfd; in the child ret_pid has 0. Returns 0, or -errno, and then nothing has been born.
+ */
+int nsapi_fork(uint64_t flags, int *ret_pid, int *ret_pidfd);
