@@ -13,8 +13,6 @@ WHEEL = {"py_limited_api": "cp315" if FREE_THREADED else "cp310"} if STABLE_ABI 
 # The compiler knows their values; Python asks it.
 CONSTANTS = """
     CLONE_NEWCGROUP CLONE_NEWIPC CLONE_NEWNET CLONE_NEWNS CLONE_NEWPID CLONE_NEWTIME CLONE_NEWUSER CLONE_NEWUTS CLONE_FS
-    CLONE_VM CLONE_FILES CLONE_SIGHAND CLONE_PTRACE CLONE_VFORK CLONE_PARENT CLONE_THREAD CLONE_SYSVSEM CLONE_SETTLS
-    CLONE_PARENT_SETTID CLONE_CHILD_CLEARTID CLONE_UNTRACED CLONE_CHILD_SETTID CLONE_IO CLONE_PIDFD
     NS_GET_USERNS NS_GET_PARENT NS_GET_NSTYPE NS_GET_OWNER_UID NS_GET_MNTNS_ID NS_GET_ID SIOCGSKNS
     PIDFD_GET_CGROUP_NAMESPACE PIDFD_GET_IPC_NAMESPACE PIDFD_GET_MNT_NAMESPACE PIDFD_GET_NET_NAMESPACE
     PIDFD_GET_PID_NAMESPACE PIDFD_GET_PID_FOR_CHILDREN_NAMESPACE PIDFD_GET_TIME_NAMESPACE PIDFD_GET_USER_NAMESPACE
@@ -43,7 +41,7 @@ if sys.platform == "linux":
     ffi.cdef("\n".join(f"#define {name} ..." for name in CONSTANTS))
     ffi.set_source(
         "nsapi._ffi",
-        '#include "_kernel.h"\n#include <sched.h>\n#include <sys/mount.h>\n#include "_native.h"\n#include "_clone.h"',
+        '#include "_kernel.h"\n#include <sys/mount.h>\n#include "_native.h"\n#include "_clone.h"',
         sources=["nsapi/_native.c", "nsapi/_clone.c"],
         **options("nsapi/_native.h", "nsapi/_clone.h"),
     )

@@ -15,6 +15,7 @@
 #include "_kernel.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -24,6 +25,28 @@
 #ifndef PR_GET_TID_ADDRESS
 #define PR_GET_TID_ADDRESS 40
 #endif
+
+#define ROW(flag) { flag, #flag }
+
+const char *nsapi_take_flag(uint64_t *flags)
+{
+    static const struct {
+        uint64_t flag;
+        const char *name;
+    } known[] = {
+        ROW(CLONE_VM),           ROW(CLONE_FS),             ROW(CLONE_FILES),         ROW(CLONE_SIGHAND),
+        ROW(CLONE_PIDFD),        ROW(CLONE_PTRACE),         ROW(CLONE_VFORK),         ROW(CLONE_PARENT),
+        ROW(CLONE_THREAD),       ROW(CLONE_SYSVSEM),        ROW(CLONE_SETTLS),        ROW(CLONE_PARENT_SETTID),
+        ROW(CLONE_CHILD_CLEARTID), ROW(CLONE_UNTRACED),     ROW(CLONE_CHILD_SETTID),  ROW(CLONE_IO),
+        ROW(CLONE_CLEAR_SIGHAND), ROW(CLONE_INTO_CGROUP),
+    };
+    for (size_t index = 0; index < sizeof known / sizeof *known; index++)
+        if (*flags & known[index].flag) {
+            *flags &= ~known[index].flag;
+            return known[index].name;
+        }
+    return NULL;
+}
 
 /* NULL: a C library that keeps it elsewhere, or a kernel without CONFIG_CHECKPOINT_RESTORE. */
 static pid_t *kept_thread_id(void)

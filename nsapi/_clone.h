@@ -10,3 +10,6 @@
  * and ret_pidfd its pidfd; in the child ret_pid has 0. Returns 0, or -errno, and then nothing has been born.
  */
 int nsapi_fork(uint64_t flags, int *ret_pid, int *ret_pidfd);
+
+/* Names the lowest flag of clone(2) in *flags* that is none of CLONE_NEW* and takes it out; NULL: there is none that we know. */
+const char *nsapi_take_flag(uint64_t *flags);

@@ -216,19 +216,11 @@ def refuse_threads(verb: str, remedy: str) -> None:
         raise refused(EINVAL, f"{threads()}, and {verb} copies the calling one alone: {remedy}")
 
 
-#: What clone(2) has beside CLONE_NEW*, and a copy of an interpreter cannot have.
-_REFUSED = """
-    CLONE_VM CLONE_FS CLONE_FILES CLONE_SIGHAND CLONE_PTRACE CLONE_VFORK CLONE_PARENT CLONE_THREAD CLONE_SYSVSEM CLONE_SETTLS
-    CLONE_PARENT_SETTID CLONE_CHILD_CLEARTID CLONE_UNTRACED CLONE_CHILD_SETTID CLONE_IO CLONE_PIDFD
-""".split()
-
-
 def _types(flags: int | NamespaceType | str | Iterable[NamespaceType | str]) -> tuple[NamespaceType, ...]:
     if isinstance(flags, bool):
         raise TypeError(f"flags: {flags!r} is no namespace type")
     if isinstance(flags, int):
-        names = [name for name in _REFUSED if flags & _native.constant(name)]
-        if names:
+        if names := _native.other_flags(flags):
             raise ValueError(f"flags: {', '.join(names)}: the child is a copy of this process, and shares nothing else")
         return types_in(flags)
     if isinstance(flags, (str, NamespaceType)):

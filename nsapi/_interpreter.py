@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import select
@@ -212,7 +211,10 @@ class Interpreter:
         """Start it by a recipe, and tell it how to prepare itself; the keywords are those of Popen."""
         fds = [self._theirs.pop().detach()]
         try:
-            if fds[0] <= 2:  # the caller has closed his standard streams, and those of a program are its first
+            if fds[0] <= 2:
+                import fcntl
+
+                # The caller has closed his standard streams, and a program has its own first.
                 fds.append(fcntl.fcntl(fds[0], fcntl.F_DUPFD_CLOEXEC, 3))
             self.process.__init__(_command(fds[-1]), config=recipe.config, pass_fds=fds[-1:], **keywords)  # type: ignore[misc]
         finally:

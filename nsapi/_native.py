@@ -311,6 +311,14 @@ def fork(flags: int, born: Born) -> int:
     return int(lib.nsapi_fork(flags, born._pid, born._pidfd))
 
 
+def other_flags(flags: int) -> list[str]:
+    """Name the flags of clone(2) in *flags* that are none of CLONE_NEW*."""
+    rest, names = ffi.new("uint64_t *", flags & (2**64 - 1)), []
+    while (name := lib.nsapi_take_flag(rest)) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
+
+
 def ioctl(fd: int, request: str) -> int:
     """Make the ioctl named *request* on *fd*, for those that answer by their result; that, or -errno."""
     # cffi would wrap a number that does not fit an int; the kernel answers EBADF.

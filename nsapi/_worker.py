@@ -286,7 +286,14 @@ def _serve(channel: Channel) -> None:
         # Between two calls Ctrl-C is the caller's alone.
         handler = _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         channel.send(*answer[:3])
-        del answer
+        if answer[2]:  # sockets and handles: they have been given away, and here nobody need close them
+            import warnings
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                del answer
+        else:
+            del answer
 
 
 def main(fd: int) -> None:

@@ -211,7 +211,8 @@ def test_without_clone3(root: Runner) -> None:
 # ---- call by a fork ----
 
 
-ENDED = "__main__.body.<locals>.<lambda>.<locals>.<lambda>: the interpreter ended with exit status 3 before the function returned"
+INNER = "__main__.body.<locals>.<lambda>.<locals>.<lambda>"
+ENDED = f"{INNER}: the interpreter ended with exit status 3 before the function returned"
 
 
 def test_closures_are_called_in_a_fork(user: Runner) -> None:
