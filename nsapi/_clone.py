@@ -39,15 +39,15 @@ class Child:
     (ResourceWarning) and stays a zombie. ``returncode`` is None until then; negative is the signal that has ended it.
     """
 
-    _pid = _pidfd = -1
     returncode: int | None = None
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
+        self._born = _native.Born()  # the C core writes there: whenever Ctrl-C comes, it is known who was born
 
     def _begin(self, clone: Step, func: Callable[..., object], args: tuple[Any, ...]) -> None:
         """Be born, by this step; the child calls, and does not come back from here."""
-        born = _native.Born()
+        born = self._born
         _flush()
         try:
             errnum = -_native.fork(clone.flags, born)
@@ -57,9 +57,6 @@ class Child:
             if born.pid == 0:
                 os._exit(1)  # Ctrl-C, before it has begun
             raise
-        finally:
-            if born.pid > 0:
-                self._pid, self._pidfd = born.pid, born.take_pidfd()
         if errnum:
             raise (Unsupported if errnum == ENOSYS else NamespaceError)(
                 errnum,
@@ -73,29 +70,28 @@ class Child:
     @property
     def pid(self) -> int:
         """Its pid, as this process sees it."""
-        return self._pid
+        return self._born.pid
 
     @property
     def pidfd(self) -> int:
         """A pidfd of it, owned by this object; -1 once it has been waited for."""
-        return self._pidfd
+        return self._born.pidfd
 
     def poll(self) -> int | None:
         """Look whether it has ended: its returncode, or None."""
         with self._lock:
-            if self.returncode is None and self._pidfd >= 0:
+            if self.returncode is None and self.pidfd >= 0:
                 try:
-                    found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+                    found = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
                 except ChildProcessError:  # somebody has waited for all children
-                    status = max(0, _native.exit_status(self._pidfd))
+                    status = max(0, _native.exit_status(self.pidfd))
                     self.returncode = os.waitstatus_to_exitcode(status)
                 else:
                     if found is None:
                         return None
                     exited = found.si_code == os.CLD_EXITED
                     self.returncode = found.si_status if exited else -found.si_status
-                pidfd, self._pidfd = self._pidfd, -1
-                os.close(pidfd)
+                self._born.close()
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -106,13 +102,13 @@ class Child:
             from subprocess import TimeoutExpired
 
             assert timeout is not None
-            raise TimeoutExpired(f"child {self._pid}", timeout) from None
+            raise TimeoutExpired(f"child {self.pid}", timeout) from None
 
     def _wait_until(self, deadline: float | None) -> int:
         """Wait until it has ended, or this moment of time.monotonic(), with Overdue then."""
         while (status := self.poll()) is None:
             with self._lock:  # another thread may wait too, and closes the pidfd
-                pidfd = os.dup(self._pidfd) if self._pidfd >= 0 else -1
+                pidfd = os.dup(self.pidfd) if self.pidfd >= 0 else -1
             if pidfd < 0:
                 continue
             try:
@@ -132,9 +128,9 @@ class Child:
         """
         self.poll()
         with self._lock:
-            if self._pidfd >= 0:
+            if self.pidfd >= 0:
                 try:
-                    signal.pidfd_send_signal(self._pidfd, sig)
+                    signal.pidfd_send_signal(self.pidfd, sig)
                 except ProcessLookupError:
                     pass
 
@@ -149,7 +145,7 @@ class Child:
     def _end_now(self) -> None:
         """Kill and reap it, if it was born, whatever Ctrl-C says meanwhile."""
         interrupted = None
-        while self._pidfd >= 0:
+        while self.pidfd >= 0:
             try:
                 self.kill()
                 self.wait()
@@ -165,17 +161,16 @@ class Child:
         self.wait()
 
     def __repr__(self) -> str:
-        return f"<Child {self._pid}: {'runs' if self.returncode is None else f'ended with {self.returncode}'}>"
+        return f"<Child {self.pid}: {'runs' if self.returncode is None else f'ended with {self.returncode}'}>"
 
-    def __del__(self, _close: Any = os.close) -> None:
-        if self._pidfd >= 0:
+    def __del__(self) -> None:
+        if self.pidfd >= 0:
             try:
                 import warnings
 
-                warnings.warn(f"child {self._pid} was never waited for", ResourceWarning, stacklevel=2, source=self)
+                warnings.warn(f"child {self.pid} was never waited for", ResourceWarning, stacklevel=2, source=self)
             finally:
-                pidfd, self._pidfd = self._pidfd, -1
-                _close(pidfd)
+                self._born.close()
 
 
 def _flush() -> None:
@@ -260,7 +255,7 @@ def clone(
     words = f"clone {names_of(types)}" if types else "clone"
     try:
         child._begin(Step("clone", words, flags=flags_of(types), types=types), child_func, args)
+        return child
     except BaseException:
         child._end_now()
         raise
-    return child

@@ -299,11 +299,17 @@ class Born:
         """The pid."""
         return int(self._pid[0])
 
-    def take_pidfd(self) -> int:
-        """Give away the pidfd; -1 if there is none."""
+    @property
+    def pidfd(self) -> int:
+        """The pidfd, in the parent; -1 before and after."""
+        return int(self._pidfd[0])
+
+    def close(self, _close: Any = os.close) -> None:
+        """Close the pidfd; more than once is no error."""
         fd = int(self._pidfd[0])
-        self._pidfd[0] = -1
-        return fd
+        if fd >= 0:
+            self._pidfd[0] = -1
+            _close(fd)
 
 
 def fork(flags: int, born: Born) -> int:

@@ -116,15 +116,10 @@ def _broken(why: str) -> Exception:
     return BrokenProcessPool(f"{why}; its calls and those that waited are lost")
 
 
-def _start(state: _State) -> tuple[Interpreter, Callable[[], Answer]]:
-    """Start a worker; the second is to be called for its answer, which says that it is inside."""
-    worker = Interpreter()
-    try:
-        worker.start(state.recipe, stdin=subprocess.DEVNULL)
-    except BaseException:
-        worker.kill()
-        raise
-    return worker, partial(worker.ask, "the start of a worker", *state.first[:2])
+def _start(state: _State, worker: Interpreter) -> Callable[[], Answer]:
+    """Start a worker; what this gives is to be called for its answer, which says that it is inside."""
+    worker.start(state.recipe, stdin=subprocess.DEVNULL)
+    return partial(worker.ask, "the start of a worker", *state.first[:2])
 
 
 def _add(state: _State, worker: Interpreter, begun: Callable[[], Answer] | None) -> None:
@@ -140,7 +135,6 @@ def _add(state: _State, worker: Interpreter, begun: Callable[[], Answer] | None)
         with state.lock:
             state.workers.remove(worker)
             state.threads.remove(thread)
-        worker.kill()
         state.use(-1)
         raise
 
@@ -149,9 +143,11 @@ def _start_wanted(state: _State) -> None:
     while state.wanted.get():
         if state.broken is not None:
             continue
+        worker = Interpreter()
         try:
-            _add(state, *_start(state))
+            _add(state, worker, _start(state, worker))
         except BaseException as error:
+            worker.kill()
             state.fail(f"a worker could not start: {_interpreter.said(error)}")
     state.use(-1)
 
@@ -281,13 +277,14 @@ class ProcessPoolExecutor(Executor):
         at_once = max_workers if config.parent_death_signal is not None and not config.init else 1
         try:
             for _ in range(at_once):
-                worker, begun = _start(state)
+                worker = Interpreter()
                 try:
-                    begun().value()
+                    _start(state, worker)().value()
+                    _add(state, worker, None)
                 except BaseException:
-                    worker.kill()
+                    if worker not in state.workers:
+                        worker.kill()
                     raise
-                _add(state, worker, None)
                 state.promised += 1
             if max_workers > at_once:
                 starter = threading.Thread(target=_start_wanted, args=(state,), name="nsapi-pool")
