@@ -163,7 +163,7 @@ _WITH_FDS: tuple[tuple[str, str, Callable[[list[int], Any], _Reduced]], ...] = (
 )
 
 
-def dump(value: object) -> tuple[memoryview, list[int]]:
+def dump(value: object) -> tuple[bytes, list[int]]:
     """Pickle *value*, and name the open files it holds, which are lent: *value* must live until they are sent."""
     fds: list[int] = []
     buffer = BytesIO()
@@ -174,7 +174,7 @@ def dump(value: object) -> tuple[memoryview, list[int]]:
             table[getattr(sys.modules[module], name)] = lambda each, reduce=reduce: reduce(fds, each)  # type: ignore[misc]
     pickler.dispatch_table = table
     pickler.dump(value)
-    return buffer.getbuffer(), fds
+    return buffer.getvalue(), fds
 
 
 def _same(module: str) -> str:

@@ -150,7 +150,7 @@ def words_of(func: Any) -> str:
     return f"{getattr(func, '__module__', None)}.{name}" if isinstance(name, str) else repr(func)
 
 
-def request(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[memoryview, list[int]]:
+def request(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[bytes, list[int]]:
     """Pickle a call; a TypeError says which part of it cannot be."""
     if not callable(func):
         raise TypeError(f"func: {func!r} cannot be called")

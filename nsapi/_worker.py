@@ -196,7 +196,7 @@ def trace_of(error: BaseException) -> str:
 def _raised(error: BaseException) -> tuple[int, Any, list[int]]:
     try:
         pickled, fds = _channel.dump(error)
-        content: bytes | None = bytes(pickled)
+        content: bytes | None = pickled
     except Exception:
         content, fds = None, []
     payload, _ = _channel.dump((content, _summary(error), trace_of(error)))
