@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 import weakref
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -111,9 +111,12 @@ class _State:
 
 
 def _broken(why: str) -> Exception:
-    from concurrent.futures.process import BrokenProcessPool  # which loads all of multiprocessing
-
-    return BrokenProcessPool(f"{why}; its calls and those that waited are lost")
+    text = f"{why}; its calls and those that waited are lost"
+    try:
+        from concurrent.futures.process import BrokenProcessPool  # which loads all of multiprocessing
+    except RuntimeError:  # and cannot at the end of the program
+        return BrokenExecutor(text)
+    return BrokenProcessPool(text)
 
 
 def _start(state: _State, worker: Interpreter) -> Callable[[], Answer]:
@@ -145,7 +148,13 @@ def _start_wanted(state: _State) -> None:
             continue
         worker = Interpreter()
         try:
-            _add(state, worker, _start(state, worker))
+            begun = _start(state, worker)
+            try:
+                _add(state, worker, begun)
+            except (
+                RuntimeError
+            ):  # no more threads, as at the end of the program since Python 3.12: those there are do it
+                worker.kill()
         except BaseException as error:
             worker.kill()
             state.fail(f"a worker could not start: {_interpreter.said(error)}")

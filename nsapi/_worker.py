@@ -141,10 +141,6 @@ def close_imports() -> None:
 
 def _be_root_if_mapped(*, sets_uid: bool, sets_gid: bool) -> None:
     """Be 0 in a joined user namespace, as the launcher does; who is not mapped in it does not stay what he was outside."""
-    try:
-        os.setgroups([])
-    except PermissionError:
-        pass  # it denies setgroups
     for change, own, later in ((os.setresgid, os.getegid(), sets_gid), (os.setresuid, os.geteuid(), sets_uid)):
         try:
             change(0, 0, 0)
@@ -165,6 +161,8 @@ def go(late: Late, fds: list[int]) -> None:
     state = _native.State()
     try:
         state.fill(fds, late.first)
+        if late.root_if_mapped is not None:
+            os.setgroups([])  # the caller's own; inside, it may be denied
         _native.run(_native.Program(late.joins), state)
         if late.root_if_mapped is not None:
             sets_uid, sets_gid = late.root_if_mapped

@@ -168,6 +168,7 @@ def test_who_is_root_in_the_user_namespace_cannot_reach_the_interpreter(root: Ru
     """It is not dumpable while it holds what is the caller's among others."""
 
     def body() -> list[Any]:
+        os.setgroups([12345])
         with unshared(*NEW_OF_EACH) as process:
             target = only_child(process.pid)
             return [
@@ -178,6 +179,24 @@ def test_who_is_root_in_the_user_namespace_cannot_reach_the_interpreter(root: Ru
             ]
 
     assert root(body) == [0, 1, "", [0, 0, 0]]
+
+
+def test_a_hostile_root_reaches_no_interpreter(root: Runner) -> None:
+    """Who has all capabilities in the user namespace, sees it, and has the same id, still may not look into it."""
+
+    def body() -> list[Any]:
+        with (
+            unshared("--user", "--map-root-user", "--mount") as process,
+            nsapi.ProcessPoolExecutor(1, target=process, initializer=ns, initargs=("net",)) as pool,
+        ):
+            (worker,) = set(children()) - {process.pid}
+            found: list[Any] = [pool.submit(ns, "user").result() == ns("user", process.pid)]
+            for pid in (worker, process.pid):
+                looked = nsapi.run(["cat", f"/proc/{pid}/environ"], target=process, capture_output=True)
+                found.append([looked.returncode, b"Permission denied" in looked.stderr])
+            return found
+
+    assert root(body) == [True, [1, True], [0, False]]
 
 
 # ---- what comes back ----
@@ -264,11 +283,14 @@ def test_an_interpreter_that_ends_is_an_error(root: Runner) -> None:
     def body() -> list[Any]:
         found = []
         calls: list[tuple[Any, tuple[int, ...]]] = [(signal.raise_signal, (9,)), (os._exit, (3,)), (sys.exit, (4,))]
-        for func, args in (*calls, (fork_and_die, ())):
+        ours, theirs = socket.socketpair()
+        for func, args in (*calls, (fork_and_die, (theirs,))):
             try:
-                nsapi.call(func, *args, config=nsapi.Config.new("pid", "mnt", init=True))
+                nsapi.call(func, *args, config=nsapi.Config.new("uts"), timeout=60)
             except subprocess.CalledProcessError as error:
                 found.append([error.returncode, str(error).split(":")[1], children()])
+        theirs.close()
+        ours.close()
         return found
 
     ended = " the interpreter ended with exit status {} before the function returned"
