@@ -220,7 +220,9 @@ def load(payload: Any, fds: list[int], main: Callable[[str], str] = _same) -> An
 
     *main* is asked in which module a name of the other's ``__main__`` is found here.
     """
+    unpickler = _Load(payload, fds, main)
     try:
-        return _Load(payload, fds, main).load()
+        return unpickler.load()
     finally:
+        unpickler.memo.clear()  # it knows what has been made, and a method of itself: a circle, which nobody collects soon
         close_all(fds)

@@ -196,8 +196,8 @@ def _live(func: Callable[..., object], args: tuple[Any, ...]) -> NoReturn:
                 status = int(error.code or 0)
             else:
                 sys.stderr.write(f"{error.code}\n")
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
         if "threading" in sys.modules:
             sys.modules["threading"]._shutdown()
         _flush()
