@@ -285,7 +285,8 @@ def test_files_travel(root: Runner) -> None:
             own = nsapi.current("net")
             same = all(pool.submit(id_of, own).result() == list(own.id) for _ in range(20))
             sockets = [pool.submit(socket.socket, socket.AF_INET, socket.SOCK_DGRAM).result() for _ in range(3)]
-            for each in (*sockets, own):
+            own.close()
+            for each in sockets:
                 each.close()
             return [same, len(fds()) - here, files_of_worker() - there]
 
