@@ -8,10 +8,12 @@ operation is a function that prepares, untimed, and gives back what is timed.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import ctypes
 import importlib.util
 import mmap
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -220,6 +222,32 @@ def visit_one_by_one() -> Perform:
                 pass
 
     return perform
+# What the interpreter of a call loads: it can do with no less.
+CALLED = "import nsapi._worker\n"
+
+
+def call_cold() -> Perform:
+    """Call a function in an interpreter of its own."""
+    config = nsapi.Config.new("uts")
+    return lambda: nsapi.call(os.getpid, config=config)
+
+
+def call_bare() -> Perform:
+    """Start an interpreter that imports the same modules, and have it do nothing."""
+    command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", CALLED]  # type: ignore[attr-defined]
+    return lambda: subprocess.run(command, check=True)
+
+
+def pool_warm() -> Perform:
+    """Call a function in a worker that is there already."""
+    pool = nsapi.ProcessPoolExecutor(1, config=nsapi.Config.new("uts"))
+    return lambda: pool.submit(os.getpid).result()
+
+
+def pool_futures() -> Perform:
+    """Do the same by concurrent.futures, nowhere else."""
+    pool = concurrent.futures.ProcessPoolExecutor(1)
+    return lambda: pool.submit(os.getpid).result()
 
 
 def _start(code: str) -> Perform:
@@ -272,6 +300,8 @@ def main() -> None:
         print((time.perf_counter_ns() - start) // int(count), flush=True)
     del memory
     sys.stdout.flush()
+    for each in multiprocessing.active_children():  # those of concurrent.futures would wait for ever
+        each.kill()
     os._exit(0)  # handles and children end with the process, without a word of what was left open
 
 

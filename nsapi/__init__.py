@@ -27,6 +27,12 @@ The modules, from the words to the kernel:
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
 ``_process``   Popen, run
 ``_asyncio``   create_subprocess_exec: Popen on an asyncio loop
+``_call``      call: a function in an interpreter of its own, inside, or in a fork
+``_clone``     clone, Child: a copy of this process (``_clone.c``), which the rest never makes
+``_interpreter`` starts such interpreters and asks them
+``_process_pool`` ProcessPoolExecutor: such interpreters, kept warm
+``_worker``    what that interpreter does: load, enter, call, answer
+``_channel``   what goes between the two: messages, values, open files
 ``_world``     what a plan needs to know of the caller, and the fds lent to one spawn
 ``_launcher``  the program that makes what a vfork child cannot; told and heard
 ``_bootstrap`` the message that it is sent, which is runc's; bootstrap_data
@@ -51,6 +57,9 @@ if TYPE_CHECKING:
     from nsapi._boot_env import boot_env as boot_env
     from nsapi._boot_env import start_initialization as start_initialization
     from nsapi._bootstrap import bootstrap_data as bootstrap_data
+    from nsapi._call import call as call
+    from nsapi._clone import Child as Child
+    from nsapi._clone import clone as clone
     from nsapi._config import Config as Config
     from nsapi._config import Namespace as Namespace
     from nsapi._config import Namespaces as Namespaces
@@ -72,6 +81,7 @@ if TYPE_CHECKING:
     from nsapi._process import run as run
     from nsapi._sockets import socket as socket
     from nsapi._sockets import socketpair as socketpair
+    from nsapi._process_pool import ProcessPoolExecutor as ProcessPoolExecutor
     from nsapi._target import open as open
     from nsapi._types import NamespaceType as NamespaceType
     from nsapi._types import is_namespace_supported as is_namespace_supported
@@ -94,6 +104,11 @@ _HOMES = {
     "_pin": ("create",),
     "_sockets": ("socket", "socketpair"),
     "_bootstrap": ("bootstrap_data",),
+    "_call": ("call",),
+    "_clone": ("Child", "clone"),
+    "_interpreter": (),
+    "_worker": (),
+    "_process_pool": ("ProcessPoolExecutor",),
     "_launcher": (),
 }
 _MODULES = ("oci", "testing")
@@ -103,6 +118,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 #: Star-import leaves out ``open`` and ``socket``, which would hide the built-in and the module, and ``testing``, which
 #: needs pytest.
 __all__ = [
+    "Child",
     "Config",
     "IDMap",
     "IDMaps",
@@ -114,9 +130,12 @@ __all__ = [
     "Namespaces",
     "Popen",
     "ThreadPoolExecutor",
+    "ProcessPoolExecutor",
     "Unsupported",
     "boot_env",
     "bootstrap_data",
+    "call",
+    "clone",
     "create",
     "create_subprocess_exec",
     "current",

@@ -456,6 +456,12 @@ static int step_no_new_privs(const nsapi_step *step, nsapi_state *state)
     return (int)SYS(prctl, PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L);
 }
 
+static int step_dumpable(const nsapi_step *step, nsapi_state *state)
+{
+    (void)state;
+    return (int)SYS(prctl, PR_SET_DUMPABLE, (unsigned long)step->value, 0L, 0L, 0L);
+}
+
 static int step_setgroups(const nsapi_step *step, nsapi_state *state)
 {
     (void)state;
@@ -559,6 +565,7 @@ static int (*const perform[NSAPI_OPS])(const nsapi_step *, nsapi_state *) = {
     [NSAPI_CAPSET] = step_capset,
     [NSAPI_CAP_AMBIENT] = step_cap_ambient,
     [NSAPI_NO_NEW_PRIVS] = step_no_new_privs,
+    [NSAPI_DUMPABLE] = step_dumpable,
     [NSAPI_SETGROUPS] = step_setgroups,
     [NSAPI_SETRESGID] = step_setresgid,
     [NSAPI_SETRESUID] = step_setresuid,

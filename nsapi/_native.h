@@ -41,7 +41,8 @@ enum nsapi_op {
     NSAPI_CAPSET,           /* flags: effective; value: permitted; length: inheritable */
     NSAPI_CAP_AMBIENT,      /* value: exactly these */
     NSAPI_NO_NEW_PRIVS,
-    NSAPI_SETGROUPS,        /* data: gid_t[]; length: how many. This and the next three: never in shared memory */
+    NSAPI_DUMPABLE,         /* value: 0 or 1. Never in shared memory, as the next four */
+    NSAPI_SETGROUPS,        /* data: gid_t[]; length: how many */
     NSAPI_SETRESGID,        /* value: all three */
     NSAPI_SETRESUID,        /* value: all three */
     NSAPI_KEEP_CAPS,        /* over the next SETRESUID */

@@ -190,9 +190,13 @@ class State:
 
     def lend(self, fds: Sequence[int], program: Exec) -> None:
         """Put what a spawn needs into the first slots, and what it is to execute; all stays the caller's."""
-        for slot, fd in enumerate(fds):
-            self.raw.fd[slot] = fd
+        self.fill(fds)
         self.exec, self.raw.exec = program, program.raw
+
+    def fill(self, fds: Sequence[int], first: int = 0) -> None:
+        """Put fds, which stay the caller's, into the slots from *first* on."""
+        for slot, fd in enumerate(fds, first):
+            self.raw.fd[slot] = fd
 
     def take_fd(self, slot: int) -> int:
         """Give away the fd in *slot*; -1 if there is none."""
@@ -333,6 +337,45 @@ def spawn(program: Program, state: State) -> None:
         _stacks.append(stack)
     if result < 0:
         raise _failure(program, state)
+
+
+class Born:
+    """What :func:`fork` has done: ``pid`` is -1 before, the child's in the parent, and 0 in the child."""
+
+    __slots__ = ("_pid", "_pidfd")
+
+    def __init__(self) -> None:
+        self._pid, self._pidfd = ffi.new("int *", -1), ffi.new("int *", -1)
+
+    @property
+    def pid(self) -> int:
+        """The pid."""
+        return int(self._pid[0])
+
+    @property
+    def pidfd(self) -> int:
+        """The pidfd, in the parent; -1 before and after."""
+        return int(self._pidfd[0])
+
+    def close(self, _close: Any = os.close) -> None:
+        """Close the pidfd; more than once is no error."""
+        fd = int(self._pidfd[0])
+        if fd >= 0:
+            self._pidfd[0] = -1
+            _close(fd)
+
+
+def fork(flags: int, born: Born) -> int:
+    """Make a child with a copy of this single-threaded process, with CLONE_NEW* flags; 0, in both of them, or -errno."""
+    return int(lib.nsapi_fork(flags, born._pid, born._pidfd))
+
+
+def other_flags(flags: int) -> list[str]:
+    """Name the flags of clone(2) in *flags* that are none of CLONE_NEW*."""
+    rest, names = ffi.new("uint64_t *", flags & (2**64 - 1)), []
+    while (name := lib.nsapi_take_flag(rest)) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
 
 
 def ioctl(fd: int, request: str) -> int:

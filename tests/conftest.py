@@ -30,7 +30,7 @@ for each in (signal.SIGINT, signal.SIGQUIT):  # ignored in what a shell's script
         signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
 
 PRELUDE = """
-import errno, json, os, pathlib, signal, socket, subprocess, sys, threading, time, warnings
+import errno, json, os, pathlib, signal, socket, subprocess, sys, tempfile, threading, time, warnings
 warnings.simplefilter("error")
 import nsapi
 from inside import *

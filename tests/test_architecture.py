@@ -28,8 +28,12 @@ LAYERS = """
     __init__
     _enter _sockets _asyncio _futures _pin _discover _probe oci mounts _boot_env
     _process
+    _enter _asyncio _futures _pin _discover _probe oci mounts _boot_env _process_pool
+    _call
+    _interpreter
+    _process _worker _clone
     _world
-    _target
+    _target _channel
     _handle _idmap _bootstrap _launcher
     _arguments
     _elsewhere
@@ -163,6 +167,7 @@ def taken_from(module: str, other: str) -> set[str]:
         ("leave", "_switch"),
         ("spawn", "_process"),
     ],
+    [("run", "_enter _handle _switch _worker"), ("enter", "_switch"), ("leave", "_switch"), ("spawn", "_process")],
 )
 def test_each_way_into_the_core_has_one_user(verb: str, module: str) -> None:
     """What moves a thread and back is in _switch alone, what starts a program in _process alone."""
@@ -208,6 +213,9 @@ PENDING = """
     NamespaceInfo Snapshot Report Child unpin named
     clone call ProcessPoolExecutor
     discover probe mounts
+    NamespaceInfo Snapshot Report unpin named visit socket socketpair
+    create_subprocess_exec ThreadPoolExecutor
+    discover probe mounts testing
 """.split()
 NO_STAR = {"open", "socket", "testing"}
 NAMES = sorted(set(PUBLIC) - set(PENDING))

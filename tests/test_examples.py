@@ -73,12 +73,15 @@ def test_every_example_is_tested_here() -> None:
     others = [
         "asyncio_subprocess.py",
         "asyncio_executor.py",
+        "call_inside.py",
+        "clone.py",
         "enter_net.py",
         "errors.py",
         "from_config_json.py",
         "handle_to_process.py",
         "ids.py",
         "join_process.py",
+        "process_pool.py",
         "quickstart.py",
         "run_isolated.py",
         "socket_elsewhere.py",
@@ -309,3 +312,32 @@ def test_from_config_json_runs_what_is_allowed_to_lack_what_it_names(examples: E
     )
     done = examples("from_config_json.py", arguments=(str(file), "root"))
     assert (done.returncode, done.stdout, done.stderr) == (5, "box\n", "")
+
+
+def test_call_inside(examples: Examples) -> None:
+    """Values, exceptions, ends and sockets come back from inside."""
+    assert examples.lines("call_inside.py") == [
+        "{'greeting': 'hello', 'host': 'inside', 'uid': 0, 'pid': 1}",
+        "refused, as it is said inside: True",
+        "ended before it returned: 3",
+        "inside",
+        "listens inside on port 8080",
+        "['kept', 'inside']",
+    ]
+
+
+def test_process_pool(examples: Examples) -> None:
+    """All workers listen on one port, each in its own namespace."""
+    assert examples.lines("process_pool.py") == [
+        "worker: one",
+        "['worker: two', 'worker: three']",
+        "worker: from a coroutine",
+    ]
+
+
+def test_clone(examples: Examples) -> None:
+    """It is pid 1, and its status is what it returned."""
+    assert examples.lines("clone.py") == [
+        "pid 1 on inside",
+        "exit status 7; the host is still called the same: True",
+    ]

@@ -21,7 +21,7 @@ import nsapi
 OTHERS = ("darwin", "win32")
 #: The public names that are values and work everywhere. All others are verbs.
 MODEL = """
-    Config IDMap IDMaps Namespace NamespaceType Namespaces is_namespace_supported namespace_types ns_name TYPE_CHECKING
+    Child Config IDMap IDMaps Namespace NamespaceType Namespaces is_namespace_supported namespace_types ns_name TYPE_CHECKING
     oci NamespaceError NamespaceRestoreError Unsupported
 """.split()
 
@@ -157,6 +157,9 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
             "boot_env": [(each,) for each in configs],
             "bootstrap_data": [(each,) for each in configs],
             "create_subprocess_exec": [(*argv, keywords) for argv, keywords in programs],
+            "ProcessPoolExecutor": [({"config": each},) for each in configs],
+            "call": [(len, "x", {"config": each}) for each in configs] + [(len, "x", {"target": 1, "method": "fork"})],
+            "clone": [(len, "x"), (len, "x", {"flags": "net"}), (len, "x", {"flags": 1 << 30})],
             "create": [("user",), ("user", {"maps": "auto"})],
             "id_maps": [(each,) for each in ("root", "auto", "identity", 4321, Process())],
             "current": [(each,) for each in nsapi.NamespaceType],
