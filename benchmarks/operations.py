@@ -222,6 +222,8 @@ def visit_one_by_one() -> Perform:
                 pass
 
     return perform
+
+
 # What the interpreter of a call loads: it can do with no less.
 CALLED = "import nsapi._worker\n"
 

@@ -133,6 +133,8 @@ def rows(floors: Path, *, quick: bool = False) -> list[Row]:
             (Contestant("300 times with handle:", python, "visit_one_by_one"),),
             (Aim("C: open, 301 setns, close", 1.5),),
             rounds=rounds(100),
+        ),
+        Row(
             "call",
             "call a function in an interpreter of its own in a new uts namespace",
             Contestant("nsapi.call", python, "call_cold"),

@@ -79,9 +79,9 @@ if TYPE_CHECKING:
     from nsapi._pin import create as create
     from nsapi._process import Popen as Popen
     from nsapi._process import run as run
+    from nsapi._process_pool import ProcessPoolExecutor as ProcessPoolExecutor
     from nsapi._sockets import socket as socket
     from nsapi._sockets import socketpair as socketpair
-    from nsapi._process_pool import ProcessPoolExecutor as ProcessPoolExecutor
     from nsapi._target import open as open
     from nsapi._types import NamespaceType as NamespaceType
     from nsapi._types import is_namespace_supported as is_namespace_supported

@@ -186,7 +186,6 @@ def test_join_process_joins_all_some_and_half(examples: Examples) -> None:
     assert joined_all != outside == joined_two == joined_one
 
 
-@pytest.mark.parametrize("name", ["enter_net.py", "join_process.py", "socket_elsewhere.py"])
 def test_asyncio_executor_asks_two_namespaces_at_once(examples: Examples) -> None:
     lines = examples.privileged_lines("asyncio_executor.py")
     assert lines == ["this is red", "this is blue", "this is red", "the loop has moved: False"]
@@ -198,7 +197,10 @@ def test_handle_to_process_is_entered_there(examples: Examples) -> None:
     assert status == "exit status: 0"
 
 
-@pytest.mark.parametrize("name", ["asyncio_executor.py", "enter_net.py", "handle_to_process.py", "join_process.py"])
+@pytest.mark.parametrize(
+    "name",
+    ["asyncio_executor.py", "enter_net.py", "handle_to_process.py", "join_process.py", "socket_elsewhere.py"],
+)
 def test_without_privilege_they_say_what_is_needed(name: str, users_examples: Examples) -> None:
     done = users_examples(name)
     assert (done.returncode, done.stdout) == (1, "")
