@@ -734,7 +734,7 @@ def test_a_cancelled_communicate_kills_and_reaps(one: Runner) -> None:
 
 
 def test_a_second_cancellation_does_not_stop_the_reaping(one: Runner) -> None:
-    """A start or communicate() that is ending a program, cancelled again: the loop does the rest."""
+    """A start that is ending a program, cancelled again: the loop does the rest; the end of a block waits even so."""
 
     def body(fields: dict[str, Any]) -> int:
         async def cancel_twice(task: Any) -> bool:
@@ -745,6 +745,10 @@ def test_a_second_cancellation_does_not_stop_the_reaping(one: Runner) -> None:
             await asyncio.wait([task], timeout=30)
             assert task.cancelled()
             return waits
+
+        async def use(process: Any) -> None:
+            async with process:
+                await process.communicate(b"x" * 2**20)
 
         async def all_gone(before: object) -> None:
             while left() != before:
@@ -765,12 +769,19 @@ def test_a_second_cancellation_does_not_stop_the_reaping(one: Runner) -> None:
                 waited += await cancel_twice(task)
                 await asyncio.wait_for(all_gone(before), 30)
             process = task.result()
-            task = asyncio.ensure_future(process.communicate(b"x" * 2**20))
+            task = asyncio.ensure_future(use(process))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            assert await cancel_twice(task)
-            assert await asyncio.wait_for(process.wait(), 30) == -9
-            await asyncio.wait_for(all_gone(before), 30)
+            with process._transport.get_extra_info("subprocess")._waitpid_lock:  # so that it is not reaped yet
+                for _ in range(2):
+                    task.cancel()
+                    for _ in range(10):
+                        await asyncio.sleep(0)
+                assert not task.done()
+            await asyncio.wait([task], timeout=30)
+            assert task.cancelled()
+            assert left() == before
+            assert process.returncode == -9
             return waited
 
         return int(clean(main))
