@@ -339,7 +339,10 @@ def test_names_that_pytest_reads_otherwise_are_found_inside(user_session: Sessio
     above.chmod(0o777)
     user_session.folder = above
     user_session.write("pytest.ini", INI)
-    user_session.write("conftest.py", "import os\ndef pytest_sessionstart(): os.chdir('/')\n")
+    user_session.write(
+        "conftest.py",
+        "import os\n\ndef pytest_sessionstart():\n    os.makedirs('other', exist_ok=True)\n    os.chdir('other')\n",
+    )
     user_session.write(
         "test_[x].py",
         f"""{PRELUDE}
