@@ -224,7 +224,10 @@ class _Program(asyncio.SubprocessTransport):
             if file is not None and (pipe is None or pipe.transport is None or self.loop.is_closed()):
                 file.close()
             elif pipe is not None and not pipe.lost:
-                (pipe.transport.close if fd else pipe.transport.abort)()
+                if fd:
+                    pipe.transport.close()
+                elif not pipe.transport.is_closing() or pipe.transport.get_write_buffer_size():
+                    pipe.transport.abort()  # which asyncio's does twice where it is closing already
 
     def is_closing(self) -> bool:
         return self._closed
@@ -338,8 +341,8 @@ async def create_subprocess_exec(
     :func:`asyncio.create_subprocess_exec`, and what that refuses, as *text* and *shell*, is a ValueError here, too.
 
     The program is a child of the calling thread, which starts it as :class:`Popen` does: the loop stands still until the
-    program has started. Then the loop waits for it by its pidfd, in any thread, on any loop with
-    ``add_reader``: no thread is started, no child watcher and no SIGCHLD needed.
+    program has started. Then the loop waits for it by its pidfd, in any thread: no thread is started, no child watcher and
+    no SIGCHLD needed. Any of asyncio's own loops will do; on uvloop, do not cancel a start, which would wait for ever.
 
     A cancelled ``create_subprocess_exec``, a cancelled ``communicate()``, an exception that ends ``async with process:``
     (also cancellation), and the end of ``asyncio.run()`` kill the program and wait until it is gone. A cancelled

@@ -54,6 +54,13 @@ def new_config(types: Sequence[NamespaceType | str], fields: dict[str, Any]) -> 
     return Config.new(*types, **{"init": init, **fields})
 
 
+def refuse_outside(item: pytest.Item) -> None:
+    """Fail a test with the marker ``namespace`` where another plugin runs it in its own way: here, which nobody wants."""
+    if INSIDE not in item.config.stash:
+        words = "another plugin runs this test, and not inside namespaces; leave that one out, by -p no:NAME"
+        raise pytest.fail.Exception(f"pytest.mark.namespace: {words}", pytrace=False)
+
+
 def skip_without(item: pytest.Item) -> None:
     """Skip *item* where what its marks require cannot be made."""
     if INSIDE in item.config.stash:  # it has been tried where the namespaces are made

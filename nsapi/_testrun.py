@@ -60,7 +60,8 @@ _STOPS = (KeyboardInterrupt, pytest.exit.Exception)
 
 
 def _report(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
-    report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+    # Not by pytest_runtest_makereport: plugins look there for what they have noted in phases that have been elsewhere.
+    report = pytest.TestReport.from_item_and_call(item, call)
     item.ihook.pytest_runtest_logreport(report=report)
 
 
@@ -204,6 +205,7 @@ _NOT_THERE: dict[str, Any] = {
     "maxfail": 0,
     "log_file": os.devnull,
     "dist": "no",
+    "forked": False,  # of pytest-forked: it has a process of its own
     "tx": [],
     "no_cov": True,  # of pytest-cov, which would look for its other end
     "plugins": [],
@@ -228,16 +230,24 @@ def _orders(item: pytest.Item, heard: int) -> dict[str, Any]:
         options["basetemp"] = str(factory.mktemp("inside"))
     file = item.getparent(pytest.File)  # type: ignore[type-abstract]
     assert file is not None
-    path = str(file.path)
-    exact = "[" not in path and "::" not in path  # else it says nothing but the file
+    path, node = str(file.path), _nodeid(item)[len(file.nodeid) :]
+    if _is_read_otherwise(path):  # where that is so of a folder above, all is well from here
+        path = os.path.relpath(path, config.invocation_params.dir)
+    while _is_read_otherwise(path):  # else collect its folder, and all that is in it
+        path, node = os.path.dirname(path) or ".", ""
     worker = getattr(config, "workerinput", {})  # of pytest-xdist
     return {
         "options": options,
-        "args": [*args, path + _nodeid(item)[len(file.nodeid) :] if exact else path],
+        "args": [*args, path + node],
         "nodeid": _nodeid(item),
         "worker": {name: value for name, value in worker.items() if _picklable(value)},
         "heard": heard,
     }
+
+
+def _is_read_otherwise(path: str) -> bool:
+    """Tell what pytest's command line takes for the name of a test."""
+    return "[" in path or "::" in path
 
 
 def _nodeid(item: pytest.Item) -> str:

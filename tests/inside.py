@@ -193,6 +193,13 @@ def next_pid(pid: int) -> None:
         file.write(str(pid - 1))
 
 
+def end_of(thread: threading.Thread) -> None:
+    """Join it, and wait until the kernel has let it go as well."""
+    thread.join()
+    while os.path.exists(f"/proc/self/task/{thread.native_id}"):
+        os.sched_yield()
+
+
 @contextmanager
 def waiting_for_all(thief: str) -> Iterator[None]:
     """Somebody in this process waits for every child: a "thread" in a loop, or the "handler" of SIGCHLD."""
@@ -218,7 +225,7 @@ def waiting_for_all(thief: str) -> Iterator[None]:
     finally:
         stop.set()
         if thief == "thread":
-            thread.join()
+            end_of(thread)
 
 
 def living(init: int) -> list[str]:

@@ -11,6 +11,7 @@ import gc
 import inspect
 import os
 import resource
+import select
 import signal
 import textwrap
 import threading
@@ -23,12 +24,12 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import REPOSITORY, Runner
-from inside import all_ns, children, fds, living, ns, waiting_for_all
+from inside import all_ns, children, end_of, fds, living, ns, waiting_for_all
 
 import nsapi
 
 IMPORTS = """
-import asyncio, gc, inspect, io, resource, weakref
+import asyncio, atexit, gc, inspect, io, resource, select, weakref
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -45,11 +46,24 @@ def left() -> dict[str, object]:
 
 def clean(main: Callable[..., Any], *args: Any) -> Any:
     """Run a coroutine function on a loop of its own; nothing is left of what it started."""
+    problems: list[str] = []
+
+    async def noted() -> Any:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(repr(context)))
+        return await main(*args)
+
     before = left()
-    result = asyncio.run(main(*args))
+    result = asyncio.run(noted())
     after = left()
     assert after == before, (before, after)
+    assert problems == []
     return result
+
+
+def end_children() -> None:
+    """Of a body that has ended, also of one that has failed."""
+    for pid in children():
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -58,9 +72,21 @@ def there(anyone: Runner) -> Runner:
     return with_helpers(anyone)
 
 
+@pytest.fixture
+def one(user: Runner) -> Runner:
+    """The same where privilege makes no difference to the loop."""
+    return with_helpers(user)
+
+
+@pytest.fixture(params=[("root", {}), ("user", {"init": True})], ids=["root", "user-init"])
+def each_way(request: pytest.FixtureRequest) -> tuple[Runner, dict[str, Any]]:
+    """Who starts programs, and fields of the Config: once without a reaper to wait for, once with."""
+    return with_helpers(request.getfixturevalue(request.param[0])), request.param[1]
+
+
 def with_helpers(runner: Runner, *more: Callable[..., Any]) -> Runner:
-    helpers: list[Callable[..., Any]] = [left, clean, *more]
-    sources = "\n".join(map(inspect.getsource, helpers))
+    helpers: list[Callable[..., Any]] = [left, clean, end_children, *more]
+    sources = "\n".join([*map(inspect.getsource, helpers), "atexit.register(end_children)"])
     return Runner(runner.name, runner.python, runner.prefix, f"{runner.prelude}{IMPORTS}\n{sources}", runner.library)
 
 
@@ -422,7 +448,7 @@ def test_with_init_the_loop_waits_for_the_reaper_too(there: Runner) -> None:
     there(body)
 
 
-def test_a_reaper_that_has_much_to_do_does_not_hold_up_the_loop(there: Runner) -> None:
+def test_a_reaper_that_has_much_to_do_does_not_hold_up_the_loop(one: Runner) -> None:
     """Between the program's end and its reaper's, other tasks run: that end is waited for by pidfd, not by waitid."""
 
     def body() -> None:
@@ -447,7 +473,7 @@ def test_a_reaper_that_has_much_to_do_does_not_hold_up_the_loop(there: Runner) -
 
         clean(main)
 
-    there(body)
+    one(body)
 
 
 def test_failing_steps_come_out_of_the_await(there: Runner) -> None:
@@ -474,7 +500,7 @@ def test_failing_steps_come_out_of_the_await(there: Runner) -> None:
     there(body)
 
 
-def test_it_works_on_the_loop_of_any_thread(there: Runner) -> None:
+def test_it_works_on_the_loop_of_any_thread(one: Runner) -> None:
     """Several loops at once, each in its own thread, none of them the main one's: no watcher, no SIGCHLD."""
 
     def body() -> list[list[int]]:
@@ -494,16 +520,14 @@ def test_it_works_on_the_loop_of_any_thread(there: Runner) -> None:
         for each in threads:
             each.start()
         for each in threads:
-            each.join()
-        while len(os.listdir("/proc/self/task")) > 1:  # a thread that was joined has yet to end
-            os.sched_yield()
+            end_of(each)
         assert left() == before
         return [found[number] for number in range(4)]
 
-    assert there(body) == [[number] * 5 for number in range(4)]
+    assert one(body) == [[number] * 5 for number in range(4)]
 
 
-def test_no_thread_and_no_child_watcher(there: Runner) -> None:
+def test_no_thread_and_no_child_watcher(one: Runner) -> None:
     """While programs run there is one thread, as before; the policy's watcher was never asked for; SIGCHLD is as it was."""
 
     def body() -> None:
@@ -521,7 +545,7 @@ def test_no_thread_and_no_child_watcher(there: Runner) -> None:
 
         clean(main)
 
-    there(body)
+    one(body)
 
 
 def test_somebody_else_may_wait_for_all_children(there: Runner) -> None:
@@ -546,7 +570,31 @@ def test_somebody_else_may_wait_for_all_children(there: Runner) -> None:
     assert there(body) == [True, 3, 4]
 
 
-def test_several_hundred_at_once(there: Runner) -> None:
+def test_what_keeps_a_status_back_is_waited_for(one: Runner) -> None:
+    """A thread that is in the Popen's own poll() just then, a reaper that has been stopped: wait() returns even so."""
+
+    def body() -> list[int]:
+        async def main() -> list[int]:
+            process: Any = await nsapi.create_subprocess_exec("true", config=nsapi.Config.new("user", "uts"))
+            with process._transport.get_extra_info("subprocess")._waitpid_lock:
+                select.select([process.pidfd], [], [])
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                assert process.returncode is None
+            found = [await asyncio.wait_for(process.wait(), 30)]
+            config = nsapi.Config.new("user", "pid", "mnt", init=True)
+            process = await nsapi.create_subprocess_exec("cat", config=config, stdin=PIPE)
+            (init,) = set(children()) - {process.pid}
+            os.kill(init, signal.SIGSTOP)
+            process.stdin.close()
+            return [*found, await asyncio.wait_for(process.wait(), 30)]
+
+        return list(clean(main))
+
+    assert one(body) == [0, 0]
+
+
+def test_several_hundred_at_once(one: Runner) -> None:
     """All run at the same time and end at the same time; no fd and no child is left."""
 
     def body() -> list[int]:
@@ -564,7 +612,7 @@ def test_several_hundred_at_once(there: Runner) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
         return list(clean(main))
 
-    assert there(body) == [0] * 250
+    assert one(body) == [0] * 250
 
 
 def test_too_many_open_files_is_an_error_that_leaves_nothing(there: Runner) -> None:
@@ -616,9 +664,10 @@ def test_too_many_open_files_is_an_error_that_leaves_nothing(there: Runner) -> N
 # ---- cancelled, forgotten, interrupted ----
 
 
-@pytest.mark.parametrize("init", [False, True])
-def test_a_cancelled_start_kills_and_reaps(there: Runner, init: bool) -> None:
+def test_a_cancelled_start_kills_and_reaps(each_way: tuple[Runner, dict[str, Any]]) -> None:
     """At each point where it waits, of itself or in a timeout: when CancelledError arrives, nothing is left."""
+
+    runner, fields = each_way
 
     def body(fields: dict[str, Any]) -> None:
         async def main() -> None:
@@ -645,10 +694,10 @@ def test_a_cancelled_start_kills_and_reaps(there: Runner, init: bool) -> None:
 
         clean(main)
 
-    there(body, {"init": True} if init else {})
+    runner(body, fields)
 
 
-def test_a_cancelled_communicate_kills_and_reaps(there: Runner) -> None:
+def test_a_cancelled_communicate_kills_and_reaps(one: Runner) -> None:
     """When CancelledError arrives the program is gone; what follows by habit, kill() and communicate(), still works."""
 
     def body(fields: dict[str, Any]) -> None:
@@ -680,32 +729,89 @@ def test_a_cancelled_communicate_kills_and_reaps(there: Runner) -> None:
 
         clean(main)
 
-    there(body, {})
-    there(body, {"init": True})
+    one(body, {})
+    one(body, {"init": True})
 
 
-def test_a_cancelled_wait_leaves_the_program_to_the_others(there: Runner) -> None:
+def test_a_second_cancellation_does_not_stop_the_reaping(one: Runner) -> None:
+    """A start that is ending a program, cancelled again: the loop does the rest; the end of a block waits even so."""
+
+    def body(fields: dict[str, Any]) -> int:
+        async def cancel_twice(task: Any) -> bool:
+            task.cancel()
+            await asyncio.sleep(0)
+            waits = not task.done()
+            task.cancel()
+            await asyncio.wait([task], timeout=30)
+            assert task.cancelled()
+            return waits
+
+        async def use(process: Any) -> None:
+            async with process:
+                await process.communicate(b"x" * 2**20)
+
+        async def all_gone(before: object) -> None:
+            while left() != before:
+                await asyncio.sleep(0.001)
+
+        async def main() -> int:
+            config = nsapi.Config.new("user", "pid", "mnt", **fields)
+            pipes: dict[str, Any] = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}
+            waited = 0
+            for steps in range(1, 50):
+                before = left()
+                start = nsapi.create_subprocess_exec("sleep", "1000", config=config, **pipes)
+                task: Any = asyncio.ensure_future(start)
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                if task.done():
+                    break
+                waited += await cancel_twice(task)
+                await asyncio.wait_for(all_gone(before), 30)
+            process = task.result()
+            task = asyncio.ensure_future(use(process))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            with process._transport.get_extra_info("subprocess")._waitpid_lock:  # so that it is not reaped yet
+                for _ in range(2):
+                    task.cancel()
+                    for _ in range(10):
+                        await asyncio.sleep(0)
+                assert not task.done()
+            await asyncio.wait([task], timeout=30)
+            assert task.cancelled()
+            assert left() == before
+            assert process.returncode == -9
+            return waited
+
+        return int(clean(main))
+
+    assert one(body, {}) > 3
+    assert one(body, {"init": True}) > 3
+
+
+def test_a_cancelled_wait_leaves_the_program_to_the_others(one: Runner) -> None:
     """Who waits is not who owns: the other waiters get the status."""
 
     def body() -> list[int]:
         async def main() -> list[int]:
             config = nsapi.Config.new("user", "uts")
             process: Any = await nsapi.create_subprocess_exec("cat", config=config, stdin=PIPE)
-            one, other = (asyncio.ensure_future(process.wait()) for _ in range(2))
+            first, other = (asyncio.ensure_future(process.wait()) for _ in range(2))
             await asyncio.sleep(0)
-            one.cancel()
-            await asyncio.wait([one])
+            first.cancel()
+            await asyncio.wait([first])
             assert process.returncode is None
             process.stdin.close()
-            return [one.cancelled(), await other]
+            return [first.cancelled(), await other]
 
         return list(clean(main))
 
-    assert there(body) == [True, 0]
+    assert one(body) == [True, 0]
 
 
 @pytest.mark.parametrize("ended_by", ["cancel", "timeout", "exception", "itself"])
-def test_the_block_of_a_process_leaves_nothing(there: Runner, ended_by: str) -> None:
+def test_the_block_of_a_process_leaves_nothing(one: Runner, ended_by: str) -> None:
     """`async with`: an exception or cancellation kills, whatever is awaited inside; its own end waits, as Popen's."""
 
     def body(ended_by: str) -> list[object]:
@@ -739,11 +845,11 @@ def test_the_block_of_a_process_leaves_nothing(there: Runner, ended_by: str) -> 
         return list(clean(main))
 
     errors = {"cancel": "CancelledError", "timeout": "TimeoutError", "exception": "LookupError", "itself": ""}
-    assert there(body, ended_by) == [errors[ended_by], 0 if ended_by == "itself" else -9]
+    assert one(body, ended_by) == [errors[ended_by], 0 if ended_by == "itself" else -9]
 
 
 @pytest.mark.parametrize("unread", [0, 2**20])
-def test_stdin_ends_with_the_program_whoever_else_could_read_it(there: Runner, unread: int) -> None:
+def test_stdin_ends_with_the_program_whoever_else_could_read_it(one: Runner, unread: int) -> None:
     """Another process has its read end still: a pipe that was written to in vain is closed, not waited for."""
 
     def body(unread: int) -> None:
@@ -769,12 +875,13 @@ def test_stdin_ends_with_the_program_whoever_else_could_read_it(there: Runner, u
 
         clean(main)
 
-    there(body, unread)
+    one(body, unread)
 
 
-@pytest.mark.parametrize("init", [False, True])
-def test_the_end_of_the_loop_is_the_end_of_its_programs(there: Runner, init: bool) -> None:
+def test_the_end_of_the_loop_is_the_end_of_its_programs(each_way: tuple[Runner, dict[str, Any]]) -> None:
     """What runs when asyncio.run() returns is killed and reaped by then, with no warning, whoever holds it or nobody."""
+
+    runner, fields = each_way
 
     def body(fields: dict[str, Any]) -> int:
         async def main() -> Any:
@@ -788,10 +895,10 @@ def test_the_end_of_the_loop_is_the_end_of_its_programs(there: Runner, init: boo
 
         return int(clean(main).returncode)
 
-    assert there(body, {"init": True} if init else {}) == -9
+    assert runner(body, fields) == -9
 
 
-def test_a_forgotten_process_runs_on_and_is_reaped(there: Runner) -> None:
+def test_a_forgotten_process_runs_on_and_is_reaped(one: Runner) -> None:
     """As asyncio's: the loop holds it, also its pipes; when it has ended nothing of it is left, in memory neither."""
 
     def body() -> None:
@@ -816,12 +923,13 @@ def test_a_forgotten_process_runs_on_and_is_reaped(there: Runner) -> None:
 
         clean(main)
 
-    there(body)
+    one(body)
 
 
-@pytest.mark.parametrize("init", [False, True])
-def test_after_a_loop_closed_by_hand_a_warning_tells_of_what_is_killed(there: Runner, init: bool) -> None:
+def test_after_a_loop_closed_by_hand_a_warning_tells_of_what_is_killed(each_way: tuple[Runner, dict[str, Any]]) -> None:
     """Without asyncio.run nobody ends it; when it is collected it warns as asyncio's does, and is killed and reaped."""
+
+    runner, fields = each_way
 
     def body(fields: dict[str, Any]) -> list[str]:
         async def main() -> Any:
@@ -840,13 +948,14 @@ def test_after_a_loop_closed_by_hand_a_warning_tells_of_what_is_killed(there: Ru
         assert left() == before
         return [str(each.message) for each in told if issubclass(each.category, ResourceWarning)]
 
-    said = there(body, {"init": True} if init else {})
+    said = runner(body, fields)
     assert any("unclosed transport" in each and "subprocess" in each for each in said), said
 
 
-@pytest.mark.parametrize("init", [False, True])
-def test_ctrl_c_leaves_nothing(there: Runner, init: bool) -> None:
+def test_ctrl_c_leaves_nothing(each_way: tuple[Runner, dict[str, Any]]) -> None:
     """KeyboardInterrupt comes out of asyncio.run(), wherever it came in, and no program is left."""
+
+    runner, fields = each_way
 
     def body(fields: dict[str, Any]) -> int:
         async def main() -> None:
@@ -855,6 +964,10 @@ def test_ctrl_c_leaves_nothing(there: Runner, init: bool) -> None:
                 process = await nsapi.create_subprocess_exec("cat", config=config, stdin=PIPE, stdout=PIPE)
                 await process.communicate(b"x")
 
+        async def first() -> None:  # loads what is loaded at first use: an import that is interrupted is not ours
+            await (await nsapi.create_subprocess_exec("true", config=nsapi.Config.new("user", "pid", **fields))).wait()
+
+        clean(first)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         interrupted = 0
         for number in range(12):
@@ -869,7 +982,7 @@ def test_ctrl_c_leaves_nothing(there: Runner, init: bool) -> None:
             assert left() == before
         return interrupted
 
-    assert there(body, {"init": True} if init else {}) == 12
+    assert runner(body, fields) == 12
 
 
 # ---- trio ----

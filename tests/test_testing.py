@@ -16,7 +16,7 @@ from conftest import Runner, lacking, tool
 
 INI = "[pytest]\naddopts = --strict-markers --strict-config -p nsapi.testing -rA\nfilterwarnings = error\n"
 PRELUDE = """
-import errno, os, signal, socket, subprocess, sys, time, warnings
+import errno, logging, os, signal, socket, subprocess, sys, time, warnings
 from pathlib import Path
 import pytest
 from inside import *
@@ -43,12 +43,14 @@ class Session:
         (self.folder / name).write_text(text)
         (self.folder / name).chmod(0o644)
 
-    def command(self, source: str, *options: str, under: tuple[str, ...] = ()) -> list[str]:
+    def command(
+        self, source: str, *options: str, under: tuple[str, ...] = (), python: tuple[str, ...] = ()
+    ) -> list[str]:
         self.write("test_it.py", PRELUDE + textwrap.dedent(source))
-        return [*self.runner.prefix, *under, self.runner.python, "-m", "pytest", *options]
+        return [*self.runner.prefix, *under, self.runner.python, *python, "-m", "pytest", *options]
 
-    def __call__(self, source: str, *options: str, under: tuple[str, ...] = ()) -> Done:
-        command = self.command(source, *options, under=under)
+    def __call__(self, source: str, *options: str, **keywords: tuple[str, ...]) -> Done:
+        command = self.command(source, *options, **keywords)
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -117,17 +119,21 @@ def test_marked_tests_of_a_user_are_reported_as_all_others(user_session: Session
         def test_outside(where):
             assert os.getuid() == os.geteuid() != 0 and status("CapEff") == "0000000000000000"
             BEFORE.append(everything())
+            logging.getLogger().warning("logged outside")
 
         @pytest.mark.namespace("net")
         @pytest.mark.namespace("user")
         class TestInside:
-            def test_passes(self, where, tmp_path, record_property):
+            def test_passes(self, where, tmp_path, record_property, request):
                 record_property("where", ns("net"))
                 record_property("path", tmp_path)
                 assert where == (os.getpid(), ns("net"))
                 assert os.getuid() == 0 and status("CapEff") != "0000000000000000"
                 assert [name for _, name in socket.if_nameindex()] == ["lo"]
                 (tmp_path / "file").write_text("x")
+                assert not any(os.get_inheritable(fd) for fd in fds() if fd > 2)
+                assert request.config.pluginmanager.get_plugin("terminalreporter").config is request.config
+                assert sys.flags.no_user_site
                 assert tmp_path.is_relative_to(os.environ["TMPDIR"])
 
             def test_fails(self, where):
@@ -166,6 +172,8 @@ def test_marked_tests_of_a_user_are_reported_as_all_others(user_session: Session
         "-vv",
         "-o",
         "junit_family=xunit1",
+        "--log-file=log",
+        python=("-s",),
     )
     assert done.status == 1, done.text
     assert done.results == {
@@ -182,6 +190,8 @@ def test_marked_tests_of_a_user_are_reported_as_all_others(user_session: Session
     assert ": never" in done.text
     assert "2 failed, 4 passed, 2 skipped, 1 xfailed, 1 warning in" in done.text
     assert "UserWarning: be warned" in done.text
+    assert "test_it.py::TestInside::test_passes PASSED" in done.text
+    assert "logged outside" in (user_session.folder / "log").read_text()
     failed = done.of("TestInside.test_fails")
     for line in (
         ">       assert number == 4",
@@ -320,6 +330,123 @@ def test_what_is_told_from_inside_is_data_and_never_run(root_session: Session) -
     assert done.results == {"test_forges": "failed"}, done.text
     assert "posix.system is no plain value" in done.text
     assert not (root_session.folder / "exploded").exists()
+
+
+def test_names_that_pytest_reads_otherwise_are_found_inside(user_session: Session) -> None:
+    """A folder above the tests with brackets, and a file whose own name has them: the right one runs, and only it."""
+    above = user_session.folder / "work [1]::a"
+    above.mkdir()
+    above.chmod(0o777)
+    user_session.folder = above
+    user_session.write("pytest.ini", INI)
+    user_session.write(
+        "conftest.py",
+        "import os\n\ndef pytest_sessionstart():\n    os.makedirs('other', exist_ok=True)\n    os.chdir('other')\n",
+    )
+    user_session.write(
+        "test_[x].py",
+        f"""{PRELUDE}
+@pytest.mark.namespace("user")
+@pytest.mark.parametrize("value", ["[::"])
+def test_in_brackets(value): assert os.getuid() == 0
+""",
+    )
+    done = user_session(
+        """
+        @pytest.mark.namespace("user")
+        def test_below(): assert os.getuid() == 0
+
+        def test_here(): pass
+        """,
+        ".",
+    )
+    assert done.status == 0, done.text
+    assert done.results == {"test_below": "passed", "test_here": "passed"}
+    assert "3 passed in" in done.text
+
+
+def test_other_plugins_cannot_run_a_marked_test_outside(user_session: Session) -> None:
+    """One that repeats or forks tests in its own way, and comes first: an error, and the test does not run."""
+    user_session.write(
+        "conftest.py",
+        """
+import pytest
+from _pytest.runner import runtestprotocol
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    if "nsapi_inside" not in str(item.config.pluginmanager.list_name_plugin()).replace("-", "_"):
+        runtestprotocol(item, nextitem=nextitem)
+        return True
+""",
+    )
+    done = user_session(
+        """
+        @pytest.mark.namespace("user")
+        def test_outside(): Path("ran").touch()
+
+        def test_other(): pass
+        """
+    )
+    assert done.results == {"test_outside": "error", "test_other": "passed"}, done.text
+    assert "another plugin runs this test, and not inside" in done.reasons["test_outside"]
+    assert not (user_session.folder / "ran").exists()
+
+
+def test_plugins_that_take_notes_of_each_phase_are_not_asked_about_one(user_session: Session) -> None:
+    """Of a test that dies in its call, set-up was elsewhere: what a plugin has noted there is not here."""
+    user_session.write(
+        "conftest.py",
+        """
+import pytest
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    yield
+    if call.when == "setup":
+        item.noted = []
+    item.noted.append(call.when)
+""",
+    )
+    done = user_session(
+        """
+        @pytest.mark.namespace("user")
+        def test_dies(): os._exit(3)
+        """
+    )
+    assert done.results == {"test_dies": "failed"}, done.text
+
+
+def test_without_the_c_core_only_tests_that_need_it_fail(root_session: Session) -> None:
+    """A broken installation does not end the session, nor run a marked test outside; on other systems it says why."""
+    root_session.write(
+        "away.py",
+        """
+import sys
+
+sys.modules["nsapi._ffi"] = None
+
+def pytest_configure():
+    if "darwin" in sys.argv:
+        sys.platform = "darwin"
+""",
+    )
+    source = """
+        @pytest.mark.namespace("user")
+        def test_marked(): assert False
+
+        @pytest.mark.requires_namespace("user")
+        def test_required(): assert False
+
+        def test_other(): pass
+        """
+    done = root_session(source, "-p", "away", "-p", "no:cacheprovider")
+    assert done.results == {"test_marked": "error", "test_required": "error", "test_other": "passed"}, done.text
+    assert all("nsapi._ffi" in done.reasons[name] for name in ("test_marked", "test_required"))
+    root_session.write("conftest.py", "import sys; sys.platform = 'darwin'")
+    done = root_session(source, "-p", "away")
+    assert done.results == {"test_marked": "error", "test_other": "passed"}, done.text
+    assert done.text.count("namespaces are a feature of Linux, and this is darwin") >= 2
 
 
 def test_what_is_not_collected_inside_fails(root_session: Session) -> None:
@@ -499,19 +626,29 @@ def test_netns_of_a_user_is_an_error_that_names_the_remedy(user_session: Session
     """Not a skip, which nobody would see; requires_namespace makes one of it."""
     done = user_session(
         """
+        from nsapi import _marks
         from nsapi.testing import requires_namespace
 
         def test_error(netns): pass
 
+        TRIED = []
+        why_not = _marks._why_not
+        _marks._why_not = lambda config: TRIED.append(config) or why_not(config)
+
         @requires_namespace("net")
         def test_skip(netns): pass
+
+        @requires_namespace("net")
+        def test_skip_too(): pass
+
+        def test_tried_once(): assert len(TRIED) == 1
 
         @pytest.mark.namespace("user", "net")
         def test_inside(netns):
             assert [name for _, name in socket.if_nameindex()] == ["lo"]
         """
     )
-    assert done.results == {"test_error": "error", "test_inside": "passed"}, done.text
+    assert done.results == {"test_error": "error", "test_tried_once": "passed", "test_inside": "passed"}, done.text
     assert done.reasons["test_error"].startswith(
         "Failed: netns: [Errno 1] Operation not permitted: clone net (step 1 of "
     )
