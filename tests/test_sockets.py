@@ -806,7 +806,15 @@ def test_a_failing_socket_in_a_thread_that_cannot_go_back_tells_both(root: Runne
 
 # ---- Ctrl-C ----
 
-INTERRUPTED = ("handle.socket", "socket of a handle", "socket of a path", "socketpair of a handle", "socket inside")
+INTERRUPTED = (
+    "handle.socket",
+    "socket of a handle",
+    "socket of a path",
+    "socket of a pid",
+    "socket of a socket",
+    "socketpair of a handle",
+    "socket inside",
+)
 
 
 @pytest.mark.parametrize("way", INTERRUPTED)
@@ -819,12 +827,17 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home_and_no_fd(root: Runner, 
 
         (handle, other) = new_nets(2)
         path = f"/proc/self/fd/{handle.fileno()}"
+        there = handle.socket()
 
         def use() -> None:
             if way == "handle.socket":
                 made = [handle.socket()]
             elif way == "socket of a path":
                 made = [nsapi.socket(path)]
+            elif way == "socket of a pid":
+                made = [nsapi.socket(os.getpid())]
+            elif way == "socket of a socket":
+                made = [nsapi.socket(there)]
             elif way == "socketpair of a handle":
                 made = [*nsapi.socketpair(handle)]
             else:
@@ -840,6 +853,8 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home_and_no_fd(root: Runner, 
                 nonlocal count, place
                 code = frame.f_code
                 if event not in ("call", "c_return") or not code.co_filename.startswith(folders):
+                    return
+                if code.co_name == "__del__":  # where CPython swallows it
                     return
                 count += 1
                 if count == moment:
@@ -881,6 +896,7 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home_and_no_fd(root: Runner, 
                 found.append(wrong)
             if not reached:
                 break
+        there.close()
         before = fds()
         table = len(before)
         handle.close()
