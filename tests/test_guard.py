@@ -423,19 +423,23 @@ def test_if_the_way_back_for_the_one_who_left_early_fails_the_thread_is_lost(roo
 
     def body(broken: int) -> Any:
         def work() -> Any:
-            def generator(handle: Any) -> Any:
-                with handle:
+            given: list[nsapi.NamespaceHandle] = []
+
+            def generator(process: Any) -> Any:
+                with nsapi.enter(process, "uts") as handle:
+                    given.append(handle)
                     yield
 
             home, table = ns("uts"), fds()
-            first, second, last = (generator(each) for each in handles)
+            first, second, last = (generator(each) for each in processes)
             next(first), next(second), next(last)
             answers = [failure(first.close), failure(second.close)]
-            forbid("setns", (0, sorted(set(fds()) - set(table))[broken]))  # its way back
+            saved = set(fds()) - set(table) - {each.fileno() for each in given}
+            forbid("setns", (0, sorted(saved)[broken]))  # its way back
             answers.append(failure(last.close))
-            answers.append(failure(handles[0].__enter__))
             end = home if broken else ns("uts", processes[0].pid)
-            return [*answers, fds() == table, ns("uts") == end]
+            closed = fds() == table and all(failure(each.fileno) for each in given)
+            return [*answers, failure(handles[0].__enter__), closed, ns("uts") == end]
 
         with places(3) as (handles, processes):
             return in_thread(work)
