@@ -8,6 +8,7 @@ import inspect
 import os
 import pathlib
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -677,6 +678,28 @@ def test_a_target_that_is_none_is_told_as_open_tells_it(anyone: Runner, readable
         assert answer == told
         assert kind in answer["classes"], name
         assert words in answer["text"]
+
+
+def test_a_path_is_looked_at_before_it_is_opened(root: Runner) -> None:
+    """To open a device might do something. A lease tells: whoever has it hears of each opening."""
+
+    def body() -> Any:
+        import fcntl
+
+        heard: list[int] = []
+        signal.signal(signal.SIGIO, lambda number, _: heard.append(number))
+        subprocess.run(["mount", "-t", "tmpfs", "none", "/mnt"], check=True)
+        fd = os.open("/mnt/file", os.O_RDWR | os.O_CREAT)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        answers = [failure(lambda: nsapi.socket("/mnt/file"))["errno"], list(heard)]
+        try:
+            os.open("/mnt/file", os.O_RDONLY | os.O_NONBLOCK)
+        except BlockingIOError:
+            answers.append(list(heard))
+        os.close(fd)
+        return answers
+
+    assert root(body, under=(tool("unshare"), "--mount")) == [errno.EINVAL, [], [signal.SIGIO]]
 
 
 @pytest.mark.parametrize(

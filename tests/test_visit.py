@@ -135,18 +135,22 @@ def test_own_pid_and_proc_self_are_home(root: Runner) -> None:
         with unshared("--net") as process:
             home = nsapi.current("net")
             paths = ["/proc/self/ns/net", "/proc/thread-self/ns/net", f"/proc/{os.getpid()}/ns/net"]
+            paths += ["//proc/self/ns/net", f"/proc/self/task/{os.getpid()}/ns/net", "./self/ns/net"]
+            os.chdir("/proc")
             answers = []
 
             class Process:
                 pid = os.getpid()
 
-            for own in (os.getpid(), Process(), *paths, pathlib.Path(paths[0])):
+            pidfd = os.fdopen(os.pidfd_open(os.getpid()))
+            for own in (os.getpid(), Process(), pidfd, *paths, pathlib.Path(paths[0])):
                 with nsapi.visit([process, own, process], "net") as each:
                     answers.append([handle == home for _, handle in each])
             home.close()
+            pidfd.close()
         return answers
 
-    assert root(body) == [[False, True, False]] * 6
+    assert root(body) == [[False, True, False]] * 10
 
 
 def test_a_mount_namespace_is_looked_up_from_home(root: Runner, readable_tmp: pathlib.Path) -> None:
