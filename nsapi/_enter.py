@@ -255,11 +255,14 @@ class _Steps(_Round[Given]):
 
 
 def _is_own(target: Any) -> bool:
-    """Tell whether it names the caller's own process or thread, which at this moment is where the step before went."""
+    """Tell whether it may lead to the caller's own process or thread, which at this moment is where the step before went.
+
+    Many a path does, and an object with fileno() may be a pidfd.
+    """
     if isinstance(target, (str, bytes, os.PathLike)):
-        return os.fsdecode(target).startswith(("/proc/self/", "/proc/thread-self/", f"/proc/{os.getpid()}/"))
+        return not isinstance(target, str) or "/" in target  # else it is a name of ip-netns(8)
     pid = getattr(target, "pid", target)
-    return isinstance(pid, int) and pid == os.getpid()
+    return pid == os.getpid() if isinstance(pid, int) else hasattr(target, "fileno")
 
 
 def _misplaced() -> RuntimeError:

@@ -42,18 +42,21 @@ class NamespaceHandle(_switch.Leaving):
 
     _closed: bool
 
-    def __init__(self, fd: int, words: str, type: NamespaceType | None = None) -> None:
-        # Owns fd from here on, also when it is refused.
-        self._closed, self._fd, self._lock = False, fd, allocate_lock()
+    def __init__(self, cell: Any, words: str, type: NamespaceType | None = None) -> None:
+        self._lock = allocate_lock()
         self._users = _NOBODY[:]  # one entry more for each call under way that uses the fd
         self._kin: dict[str, NamespaceHandle | None] = {}
         self._trip: _switch.Trip | None = None
         self._words = words
+        # Takes the fd out of the cell, and owns it from here on, also when it is refused. No call until `try`: new_cell.
+        self._fd: int = cell[0]
+        cell[0] = -1
+        self._closed = False
         try:
-            self._type = type_of(fd, words)
+            self._type = type_of(self._fd, words)
             if type is not None and type is not self._type:
                 raise self._is_not(type)
-            status = os.fstat(fd)
+            status = os.fstat(self._fd)
             self._id = status.st_dev, status.st_ino
             if "multiprocessing.reduction" in sys.modules:
                 _register()
@@ -137,11 +140,12 @@ class NamespaceHandle(_switch.Leaving):
         self._borrow()
         try:
             if name not in self._kin:
-                fd = _native.ioctl(self._fd, request)
+                cell = _native.new_cell()
+                fd = _native.fill_by_ioctl(cell, self._fd, request)
                 if fd < 0 and fd != -EPERM:
                     raise NamespaceError(-fd, None, self._words, step=request, type=self._type)
                 words = f"{name} of {self._words}"
-                found = None if fd < 0 else NamespaceHandle(fd, words)
+                found = None if fd < 0 else NamespaceHandle(cell, words)
                 with self._lock:
                     # Closed meanwhile by another thread, it closes no more relatives.
                     kept = None if self._closed else self._kin.setdefault(name, found)
@@ -220,8 +224,8 @@ class NamespaceHandle(_switch.Leaving):
             if len(self._users) > len(_NOBODY):
                 return
             fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)  # at once: after any other call KeyboardInterrupt could lose it
 
     def duplicate(self) -> NamespaceHandle:
         """Make an independent handle on the same namespace, which the caller closes."""
@@ -282,7 +286,10 @@ class NamespaceHandle(_switch.Leaving):
         return self.__reduce__()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+        if getattr(self, "_closed", True):
+            if getattr(self, "_fd", -1) >= 0:  # KeyboardInterrupt has ended close()
+                self._close_unused()
+        else:
             try:
                 import warnings
 
@@ -339,10 +346,10 @@ def _send(handle: NamespaceHandle) -> tuple[Any, ...]:
 
 def _receive(cls: type[NamespaceHandle], passed: Any, words: str, id: tuple[int, int]) -> NamespaceHandle:
     """Make the handle anew, of an fd that is now this process's own."""
-    fd = passed.detach()
+    cell = _native.new_cell()
     try:
-        os.set_inheritable(fd, False)  # neither recvmsg(2) nor multiprocessing does that
-        handle = cls(fd, words)
+        os.set_inheritable(_native.fill(cell, passed.detach), False)  # neither recvmsg(2) nor multiprocessing does that
+        handle = cls(cell, words)
     except OSError:
         handle = None
     # A starting process is given the number, and what is open under it at last: the handle may have been closed meanwhile.
@@ -355,14 +362,20 @@ def _receive(cls: type[NamespaceHandle], passed: Any, words: str, id: tuple[int,
     return handle
 
 
-def duplicate_fd(fd: int) -> int:
+def duplicate_fd(fd: int) -> Any:
     """Duplicate an fd, close-on-exec; NamespaceError, EBADF, where it is not open."""
+    cell = _native.new_cell()
     try:
-        return os.dup(fd)  # not inheritable: PEP 446
+        _native.fill(cell, os.dup, fd)  # not inheritable: PEP 446
     except OSError as error:
         raise NamespaceError(error.errno or EBADF, None, f"fd {fd}", step="dup") from None
     except OverflowError:
         raise NamespaceError(EBADF, None, f"fd {fd}", step="dup") from None
+    return cell
+
+
+#: Those that have been met, by CLONE_NEW*: to look through the table takes longer than the system calls of an opening.
+_of_flag: dict[int, NamespaceType] = {}
 
 
 def type_of(fd: int, words: str) -> NamespaceType:
@@ -373,7 +386,9 @@ def type_of(fd: int, words: str) -> NamespaceType:
     if answer < 0:
         why = "it was opened with O_PATH" if answer == -EBADF else None
         raise NamespaceError(-answer, None, words, step="NS_GET_NSTYPE", hint=why)
-    return types_in(answer)[0]
+    if answer not in _of_flag:
+        (_of_flag[answer],) = types_in(answer)
+    return _of_flag[answer]
 
 
 def current(type: NamespaceType | str) -> NamespaceHandle:
@@ -392,8 +407,12 @@ def own(type: NamespaceType, *, of_children: bool) -> NamespaceHandle:
     step = _switch.own(type, 0, of_children=of_children)
     step.words = f"open the {type.proc_name} namespace of this thread"
     state = State()
-    _native.run(Program([step]), state)
-    return NamespaceHandle(state.take_fd(0), f"this thread's {type.proc_name} namespace", type)
+    try:
+        _native.run(Program([step]), state)
+        return NamespaceHandle(state.raw.fd, f"this thread's {type.proc_name} namespace", type)
+    except BaseException:
+        state.close()
+        raise
 
 
 def children_are_elsewhere() -> bool:

@@ -88,10 +88,15 @@ static int step_open(const nsapi_step *step, nsapi_state *state)
     return 0;
 }
 
+void nsapi_close(int *fd)
+{
+    close_owned(fd);
+    *fd = -1;
+}
+
 static int step_close(const nsapi_step *step, nsapi_state *state)
 {
-    close_owned(&state->fd[step->slot]);
-    state->fd[step->slot] = -1;
+    nsapi_close(&state->fd[step->slot]);
     return 0;
 }
 
@@ -874,6 +879,16 @@ int nsapi_pidfd_open(int pid, unsigned int flags)
 {
     int fd = (int)SYS(pidfd_open, pid, flags);
     return fd < 0 ? -errno : fd;
+}
+
+int nsapi_fill_by_ioctl(int *ret_fd, int fd, unsigned long request)
+{
+    return *ret_fd = nsapi_ioctl(fd, request, NULL);
+}
+
+int nsapi_fill_with_pidfd(int *ret_fd, int pid)
+{
+    return *ret_fd = nsapi_pidfd_open(pid, 0);
 }
 
 /* Opens the namespace that *request* (PIDFD_GET_*) gives of *pidfd*; -EEXIST if *other* has the same one. */

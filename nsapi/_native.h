@@ -126,6 +126,11 @@ long nsapi_fs_magic(int fd);
 int nsapi_dumpable(void);
 int nsapi_single_threaded(void);
 
+/* Two of them that open an fd, and keep what they return in *ret_fd: Python could lose it. It is closed there, if it is one. */
+int nsapi_fill_by_ioctl(int *ret_fd, int fd, unsigned long request);
+int nsapi_fill_with_pidfd(int *ret_fd, int pid);
+void nsapi_close(int *fd);
+
 extern char **environ;
 int nsapi_environ_count(void);
 

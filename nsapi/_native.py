@@ -13,7 +13,7 @@ from nsapi._errors import NamespaceError, NamespaceRestoreError, Unsupported, hi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from nsapi._types import NamespaceType
@@ -208,6 +208,8 @@ class State:
 if TYPE_CHECKING or sys.platform == "linux":
     _STATE = ffi.typeof("nsapi_state *")
     _EXEC = ffi.typeof("nsapi_exec *")
+    _CELL, _NONE = ffi.typeof("int[1]"), (-1,)
+    _new, _gc, _close = ffi.new, ffi.gc, lib.nsapi_close
     LENT: int = lib.NSAPI_LENT
     _NULL = ffi.NULL
     _POINTER = ffi.sizeof("char *")
@@ -376,6 +378,36 @@ def other_flags(flags: int) -> list[str]:
     while (name := lib.nsapi_take_flag(rest)) != ffi.NULL:
         names.append(ffi.string(name).decode())
     return names
+
+
+def new_cell() -> Any:
+    """Make a place for one fd, before it is opened; when it ends, what nobody has taken out of it is closed.
+
+    KeyboardInterrupt comes after any call of C, and the number that the call has answered would be lost. Who takes the fd
+    out, ``cell[0]``, puts -1 there, with no call between the two.
+    """
+    return _gc(_new(_CELL, _NONE), _close)  # no __del__, in which KeyboardInterrupt would be lost
+
+
+def fill(cell: Any, function: Callable[..., int], *arguments: object) -> int:
+    """Call a function of C that opens an fd; that, or what else it answers, which is no fd."""
+    cell[0:1] = map(function, *[(each,) for each in arguments])  # the call and the assignment are one instruction
+    return int(cell[0])
+
+
+def fill_by_ioctl(cell: Any, fd: int, request: str) -> int:
+    """Make the ioctl named *request* on *fd*, which opens another; that, or -errno."""
+    return lib.nsapi_fill_by_ioctl(cell, fd, getattr(lib, request))
+
+
+def fill_with_pidfd(cell: Any, pid: int) -> int:
+    """Open a pidfd of the process *pid*; that, or -errno."""
+    return lib.nsapi_fill_with_pidfd(cell, pid)
+
+
+def close_cell(cell: Any) -> None:
+    """Close the fd, if there is one."""
+    lib.nsapi_close(cell)
 
 
 def ioctl(fd: int, request: str) -> int:

@@ -26,18 +26,17 @@ _OLD_KERNEL = (EINVAL, ENOTTY, ENOSYS, EOPNOTSUPP)
 class Target:
     """What a verb was pointed at: a process, pinned by a pidfd, or one namespace. Owns its fd; ``with`` closes it."""
 
-    __slots__ = ("fd", "is_process", "words")
+    __slots__ = ("_cell", "fd", "is_process", "words")
 
-    def __init__(self, fd: int, words: str, *, is_process: bool = False) -> None:
-        self.fd, self.words, self.is_process = fd, words, is_process
+    def __init__(self, cell: Any, words: str, *, is_process: bool = False) -> None:
+        self._cell, self.fd, self.words, self.is_process = cell, cell[0], words, is_process
 
     def __enter__(self) -> Target:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self.fd = -1
+        _native.close_cell(self._cell)
 
     def open(self, type: NamespaceType | None) -> NamespaceHandle:
         """Open the process's namespace of *type*, or the one namespace, which must be of *type* if that is given."""
@@ -47,19 +46,21 @@ class Target:
             raise TypeError(
                 f"type: {self.words} has a namespace of each type: name {names_of(NamespaceType).replace(',', ', ')}"
             )
-        fd = _native.ioctl(self.fd, f"PIDFD_GET_{type.proc_name.upper()}_NAMESPACE")
+        cell = _native.new_cell()
+        fd = _native.fill_by_ioctl(cell, self.fd, f"PIDFD_GET_{type.proc_name.upper()}_NAMESPACE")
         why = None
         if -fd in _OLD_KERNEL:  # before Linux 6.11
-            fd, why = self._open_in_proc(type)
+            fd, why = self._open_in_proc(type, cell)
         if fd < 0:
             step = f"open the {type.proc_name} namespace of {self.words}"
             raise NamespaceError(-fd, None, self.words, step=step, type=type, hint=why or hint(-fd, "open"))
-        return NamespaceHandle(fd, f"{self.words}, {type.proc_name}", type)
+        return NamespaceHandle(cell, f"{self.words}, {type.proc_name}", type)
 
-    def _open_in_proc(self, type: NamespaceType) -> tuple[int, str | None]:
+    def _open_in_proc(self, type: NamespaceType, cell: Any) -> tuple[int, str | None]:
         """Open it in /proc: the fd and None, or -errno and why, where more is known than the errno."""
+        directory = _native.new_cell()
         try:
-            proc = os.open("/proc", _native.O_PATH | _native.O_DIRECTORY | os.O_CLOEXEC)
+            proc = _native.fill(directory, os.open, "/proc", _native.O_PATH | _native.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             return -(error.errno or EACCES), None
         try:
@@ -67,7 +68,7 @@ class Target:
                 return -EXDEV, hint(EXDEV, "open_own")
             # The pid as this /proc counts: it may be of another pid namespace than the caller.
             name = f"{_pid_of(self.fd, proc)}/ns/{type.proc_name}"
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+            fd = _open_at(cell, name, proc)
         except OSError as error:
             if error.errno != ENOENT:
                 return -(error.errno or EACCES), None
@@ -77,12 +78,18 @@ class Target:
                 return -ESRCH, None
             return -ESRCH, "/proc does not show it: hidden (hidepid), or of another pid namespace than this /proc"
         finally:
-            os.close(proc)
+            _native.close_cell(directory)
         # Only now is it known that /proc/PID was still the process that the pidfd holds.
         if _is_ready(self.fd):
-            os.close(fd)
+            _native.close_cell(cell)
             return -ESRCH, None
         return fd, None
+
+
+def _open_at(cell: Any, name: str, dir_fd: int) -> int:
+    from functools import partial
+
+    return _native.fill(cell, partial(os.open, dir_fd=dir_fd), name, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _is_ready(fd: int) -> bool:
@@ -96,8 +103,9 @@ def _is_ready(fd: int) -> bool:
 
 def _pid_of(pidfd: int, proc: int) -> int:
     """Read the pid that a pidfd stands for in this /proc; 0 or -1 (the kernel's words) where it has none there."""
-    info = os.open(f"thread-self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
-    with builtins.open(info, encoding="ascii") as file:
+    cell = _native.new_cell()
+    _open_at(cell, f"thread-self/fdinfo/{pidfd}", proc)
+    with builtins.open(cell[0], encoding="ascii", closefd=False) as file:  # cell is its owner
         return next((int(line.split()[1]) for line in file if line.startswith("Pid:")), 0)
 
 
@@ -140,25 +148,28 @@ def _resolve_pid(pid: int, words: str = "") -> Target:
     if pid <= 0:
         raise ValueError(f"target: {pid} is no pid; it is greater than 0")
     words = words or f"process {pid}"
-    fd = _native.pidfd_open(pid) if pid < 2**31 else -ESRCH
+    cell = _native.new_cell()
+    fd = _native.fill_with_pidfd(cell, pid) if pid < 2**31 else -ESRCH
     if fd < 0:
         why = hint(-fd, "pidfd_open")
         if -fd in (EINVAL, ENOENT):  # ENOENT since Linux 6.9
             fd, why = -EINVAL, "it is the id of a thread, not of a process"
         raise NamespaceError(-fd, None, words, step=f"pidfd_open of {words}", hint=why)
-    return Target(fd, words, is_process=True)
+    return Target(cell, words, is_process=True)
 
 
 def _resolve_path(path: str, words: str) -> Target:
+    cell = _native.new_cell()
     try:
         # Look before opening: a FIFO would wait, a device might do something.
-        probe = os.open(path, _native.O_PATH | os.O_CLOEXEC)
+        _native.fill(cell, os.open, path, _native.O_PATH | os.O_CLOEXEC)
         try:
-            if _native.fs_magic(probe) != _native.constant("NSFS_MAGIC"):
+            if _native.fs_magic(cell[0]) != _native.constant("NSFS_MAGIC"):
                 raise refused(EINVAL, "it is no namespace (not a file of nsfs)", filename=words)
         finally:
-            os.close(probe)
-        return Target(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), words)
+            _native.close_cell(cell)
+        _native.fill(cell, os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        return Target(cell, words)
     except NamespaceError:
         raise
     except OSError as error:
@@ -238,12 +249,14 @@ def _resolve_fd(holder: Any) -> Target:
 
 def resolve_fd(fd: int, words: str) -> Target:
     """Find out what an fd is of, a namespace, a process or a socket; the fd is lent."""
-    own = duplicate_fd(fd)
+    cell = duplicate_fd(fd)
+    own = cell[0]
     if _native.fs_magic(own) == _native.constant("NSFS_MAGIC"):
-        return Target(own, words)
-    with Target(own, words):
+        return Target(cell, words)
+    with Target(cell, words):
         if stat.S_ISSOCK(os.fstat(own).st_mode):
-            net = _native.ioctl(own, "SIOCGSKNS")
+            there = _native.new_cell()
+            net = _native.fill_by_ioctl(there, own, "SIOCGSKNS")
             if net < 0:
                 why = "needs CAP_NET_ADMIN in the user namespace that owns the socket's namespace"
                 raise NamespaceError(
@@ -254,7 +267,7 @@ def resolve_fd(fd: int, words: str) -> Target:
                     type=NamespaceType.NET,
                     hint=why if -net in (EPERM, EACCES) else None,
                 )
-            return Target(net, words)
+            return Target(there, words)
         if not is_pidfd(own):
             raise refused(EINVAL, "it is no namespace, no pidfd and no socket", filename=words)
         return Target(duplicate_fd(own), words, is_process=True)

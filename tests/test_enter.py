@@ -621,11 +621,14 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home(root: Runner, way: str) 
                     context = handle.enter()
                 elif way == "mnt":
                     context = nsapi.enter(child, "mnt", "net", unshare_fs=True)
-                with context:
-                    pass
+                with context as entered:
+                    kept[:] = entered if isinstance(entered, tuple) else [entered]
+
+            kept: list[nsapi.NamespaceHandle] = []
 
             def attempt(moment: int) -> tuple[bool, list[object]]:
                 count, place = 0, ""
+                kept.clear()
 
                 def hook(frame: Any, event: str, arg: Any) -> None:
                     nonlocal count, place
@@ -651,6 +654,7 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home(root: Runner, way: str) 
                 finally:
                     sys.setprofile(None)
                 wrong: list[object] = changes(before, position())  # type: ignore[assignment]
+                wrong += ["open" for each in kept if each is not handle and not failure(each.fileno)]
                 leaving = failure(lambda: outer.__exit__(None, None, None))
                 wrong += [leaving["text"]] if leaving else changes(home, position())
                 if not wrong:
@@ -786,8 +790,11 @@ def test_a_thread_that_cannot_go_back_is_lost_and_no_other(root: Runner, type: s
             handle, there = nsapi.open(child, type), all_ns(child)
             name = "pid_for_children" if type == "pid" else type
 
+            given: list[nsapi.NamespaceHandle] = []
+
             def use(context: Any, then: Callable[[], object] = int) -> bool:
-                with context:
+                with context as entered:
+                    given.append(entered)
                     inside = ns(name) == there[name]
                     then()
                 return inside and ns(name) != there[name]
@@ -799,6 +806,7 @@ def test_a_thread_that_cannot_go_back_is_lost_and_no_other(root: Runner, type: s
                 answer = failure(lambda: use(context, drop_all_capabilities))
                 answer["fds"] = before == fds()
                 answer["stays"] = ns(name) == there[name]
+                answer["open"] = not failure(given[-1].fileno)
                 answer["again"] = [
                     failure(lambda: nsapi.enter("/proc/self/ns/uts").__enter__()),
                     failure(handle.__enter__),
@@ -814,6 +822,7 @@ def test_a_thread_that_cannot_go_back_is_lost_and_no_other(root: Runner, type: s
 
     answer = root(body, type, way)
     assert "NamespaceRestoreError" in answer["classes"]
+    assert answer["open"] == (way == "handle")
     assert "PermissionError" in answer["classes"]
     assert answer["errno"] == errno.EPERM
     assert answer["step"] == f"return to the {type} namespace of before"

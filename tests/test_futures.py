@@ -574,6 +574,7 @@ def test_a_forked_child_is_told_that_it_has_no_threads(root: Runner) -> None:
     def body() -> Any:
         with nsapi.ThreadPoolExecutor(os.getpid(), "net", max_workers=2) as pool:
             pool.submit(int).result()
+            pool._shutdown_lock.acquire()  # as another thread may have it in submit
             pid = os.fork()
             if pid == 0:
                 try:
@@ -586,6 +587,7 @@ def test_a_forked_child_is_told_that_it_has_no_threads(root: Runner) -> None:
                     os._exit(wrong)
                 finally:
                     os._exit(2)
+            pool._shutdown_lock.release()
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), pool.submit(int).result()
 
     assert Equipped(root)(body) == [0, 0]

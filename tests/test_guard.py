@@ -417,29 +417,35 @@ def test_worker_threads_of_a_loop_enter_as_they_like(root: Runner) -> None:
     assert root(body) == [True, True, True]
 
 
-def test_if_the_way_back_for_the_one_who_left_early_fails_the_thread_is_lost(root: Runner) -> None:
-    """Who leaves last is told by NamespaceRestoreError, and the thread enters nothing more."""
+@pytest.mark.parametrize("broken", [0, 1])
+def test_if_the_way_back_for_the_one_who_left_early_fails_the_thread_is_lost(root: Runner, broken: int) -> None:
+    """Who leaves last is told by NamespaceRestoreError, and the thread enters nothing more. All ways back are tried."""
 
-    def body() -> Any:
+    def body(broken: int) -> Any:
         def work() -> Any:
-            def generator(handle: Any) -> Any:
-                with handle:
+            given: list[nsapi.NamespaceHandle] = []
+
+            def generator(process: Any) -> Any:
+                with nsapi.enter(process, "uts") as handle:
+                    given.append(handle)
                     yield
 
-            table = fds()
-            first, last = generator(handles[0]), generator(handles[1])
-            next(first), next(last)
-            answers = [failure(first.close)]
-            forbid("setns", (0, min(set(fds()) - set(table))))  # the first one's way home
+            home, table = ns("uts"), fds()
+            first, second, last = (generator(each) for each in processes)
+            next(first), next(second), next(last)
+            answers = [failure(first.close), failure(second.close)]
+            saved = set(fds()) - set(table) - {each.fileno() for each in given}
+            forbid("setns", (0, sorted(saved)[broken]))  # its way back
             answers.append(failure(last.close))
-            answers.append(failure(handles[0].__enter__))
-            return [*answers, fds() == table, ns("uts") == ns("uts", processes[0].pid)]
+            end = home if broken else ns("uts", processes[0].pid)
+            closed = fds() == table and all(failure(each.fileno) for each in given)
+            return [*answers, failure(handles[0].__enter__), closed, ns("uts") == end]
 
-        with places(2) as (handles, processes):
+        with places(3) as (handles, processes):
             return in_thread(work)
 
-    first, last, again, closed, stays = root(body)
-    assert first["classes"][0] == "RuntimeError"
+    first, second, last, again, closed, stays = root(body, broken)
+    assert [first["classes"][0], second["classes"][0]] == ["RuntimeError"] * 2
     for error in (last, again):
         assert "NamespaceRestoreError" in error["classes"]
     assert [closed, stays] == [True, True]

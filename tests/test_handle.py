@@ -1356,6 +1356,11 @@ def test_closing_between_any_two_calls_never_touches_a_reused_fd(root: Runner) -
                 with nsapi.enter(handle):
                     return same_id("/proc/self/ns/uts") == there
 
+            def visited(handle: nsapi.NamespaceHandle) -> object:
+                with nsapi.visit([handle], "uts") as each:
+                    next(each)
+                    return same_id("/proc/self/ns/uts") == there
+
             def moved(handle: nsapi.NamespaceHandle) -> object:
                 nsapi.setns(handle, "uts")
                 try:
@@ -1383,11 +1388,12 @@ def test_closing_between_any_two_calls_never_touches_a_reused_fd(root: Runner) -
 
             answers: dict[str, list[object]] = {}
             before = fds()
-            for use in (inside, entered, moved, copied, opened, owned, known):
+            for use in (inside, entered, visited, moved, copied, opened, owned, known):
                 answers[use.__name__] = []
                 for moment in range(1, 1000):
                     handle, count = nsapi.open(path), 0
                     spares: list[int] = []
+                    number = handle.fileno()
 
                     def hook(frame: Any, event: str, arg: Any) -> None:
                         nonlocal count
@@ -1409,6 +1415,7 @@ def test_closing_between_any_two_calls_never_touches_a_reused_fd(root: Runner) -
                         assert os.readlink(f"/proc/self/fd/{fd}") == ns("uts", decoy.pid)
                         os.close(fd)
                     handle.close()
+                    assert not os.path.lexists(f"/proc/self/fd/{number}")
                     assert ns("uts") == f"uts:[{home.id[1]}]"
                     if count < moment:
                         break

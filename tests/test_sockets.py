@@ -8,6 +8,7 @@ import inspect
 import os
 import pathlib
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -679,6 +680,27 @@ def test_a_target_that_is_none_is_told_as_open_tells_it(anyone: Runner, readable
         assert words in answer["text"]
 
 
+def test_a_path_is_looked_at_before_it_is_opened(root: Runner) -> None:
+    """To open a device might do something. A lease tells: whoever has it hears of each opening."""
+
+    def body() -> Any:
+        import fcntl
+
+        heard: list[int] = []
+        signal.signal(signal.SIGIO, lambda number, _: heard.append(number))
+        subprocess.run(["mount", "-t", "tmpfs", "none", "/mnt"], check=True)
+        fd = os.open("/mnt/file", os.O_RDWR | os.O_CREAT)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        answers = [failure(lambda: nsapi.socket("/mnt/file"))["errno"], list(heard)]
+        try:
+            os.open("/mnt/file", os.O_RDONLY | os.O_NONBLOCK)
+        except BlockingIOError:
+            os.close(fd)  # and after this call Python has called the handler
+        return [*answers, heard]
+
+    assert root(body, under=(tool("unshare"), "--mount")) == [errno.EINVAL, [], [signal.SIGIO]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
@@ -806,7 +828,15 @@ def test_a_failing_socket_in_a_thread_that_cannot_go_back_tells_both(root: Runne
 
 # ---- Ctrl-C ----
 
-INTERRUPTED = ("handle.socket", "socket of a handle", "socket of a path", "socketpair of a handle", "socket inside")
+INTERRUPTED = (
+    "handle.socket",
+    "socket of a handle",
+    "socket of a path",
+    "socket of a pid",
+    "socket of a socket",
+    "socketpair of a handle",
+    "socket inside",
+)
 
 
 @pytest.mark.parametrize("way", INTERRUPTED)
@@ -819,12 +849,17 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home_and_no_fd(root: Runner, 
 
         (handle, other) = new_nets(2)
         path = f"/proc/self/fd/{handle.fileno()}"
+        there = handle.socket()
 
         def use() -> None:
             if way == "handle.socket":
                 made = [handle.socket()]
             elif way == "socket of a path":
                 made = [nsapi.socket(path)]
+            elif way == "socket of a pid":
+                made = [nsapi.socket(os.getpid())]
+            elif way == "socket of a socket":
+                made = [nsapi.socket(there)]
             elif way == "socketpair of a handle":
                 made = [*nsapi.socketpair(handle)]
             else:
@@ -840,6 +875,8 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home_and_no_fd(root: Runner, 
                 nonlocal count, place
                 code = frame.f_code
                 if event not in ("call", "c_return") or not code.co_filename.startswith(folders):
+                    return
+                if code.co_name == "__del__":  # where CPython swallows it
                     return
                 count += 1
                 if count == moment:
@@ -881,6 +918,7 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home_and_no_fd(root: Runner, 
                 found.append(wrong)
             if not reached:
                 break
+        there.close()
         before = fds()
         table = len(before)
         handle.close()

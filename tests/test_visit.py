@@ -135,18 +135,22 @@ def test_own_pid_and_proc_self_are_home(root: Runner) -> None:
         with unshared("--net") as process:
             home = nsapi.current("net")
             paths = ["/proc/self/ns/net", "/proc/thread-self/ns/net", f"/proc/{os.getpid()}/ns/net"]
+            paths += ["//proc/self/ns/net", f"/proc/self/task/{os.getpid()}/ns/net", "./self/ns/net"]
+            os.chdir("/proc")
             answers = []
 
             class Process:
                 pid = os.getpid()
 
-            for own in (os.getpid(), Process(), *paths, pathlib.Path(paths[0])):
+            pidfd = os.fdopen(os.pidfd_open(os.getpid()))
+            for own in (os.getpid(), Process(), pidfd, *paths, pathlib.Path(paths[0])):
                 with nsapi.visit([process, own, process], "net") as each:
                     answers.append([handle == home for _, handle in each])
             home.close()
+            pidfd.close()
         return answers
 
-    assert root(body) == [[False, True, False]] * 6
+    assert root(body) == [[False, True, False]] * 10
 
 
 def test_a_mount_namespace_is_looked_up_from_home(root: Runner, readable_tmp: pathlib.Path) -> None:
@@ -514,13 +518,14 @@ def test_a_target_that_fails_is_named_and_the_thread_is_home(root: Runner) -> No
     assert all(answer["path"] for answer in answers.values() if "NamespaceError" in answer["classes"])
 
 
-@pytest.mark.parametrize("last", ["net", "uts"])
+@pytest.mark.parametrize("last", ["net", "uts", "missing name"])
 def test_a_thread_that_cannot_come_home_is_lost(root: Runner, last: str) -> None:
     """A step that fails, and home that fails too: NamespaceRestoreError, and the thread enters nothing more; nor goes on."""
 
     def body(last: str) -> Any:
         with unshared("--net") as process:
-            handle, bad = nsapi.open(process, "net"), nsapi.open(process, last)
+            handle = nsapi.open(process, "net")
+            bad: Any = last if last == "missing name" else nsapi.open(process, last)
 
             def work() -> Any:
                 before = fds()
@@ -532,6 +537,7 @@ def test_a_thread_that_cannot_come_home_is_lost(root: Runner, last: str) -> None
                         forbid("setns", (1, nsapi.NamespaceType.NET.flag))
                         answers.append(failure(lambda: next(each)))
                         answers.append(failure(lambda: next(each)))
+                        answers.append(failure(handle.__enter__))
 
                 answers.append(failure(use))
                 answers.append(failure(handle.__enter__))
@@ -541,13 +547,17 @@ def test_a_thread_that_cannot_come_home_is_lost(root: Runner, last: str) -> None
             with handle:
                 pass
             handle.close()
-            bad.close()
+            if bad is not last:
+                bad.close()
         return answers
 
     *errors, closed, stays = root(body, last)
     for error in errors:
         assert "NamespaceRestoreError" in error["classes"], errors
-    assert "going back after: setns net" in errors[0]["text"]
+    words = "return to the net namespace of before" if last == "missing name" else "going back after: setns net"
+    assert words in errors[0]["text"]
+    for error in (*errors[1:3], errors[-1]):
+        assert "this thread could not go back earlier" in error["text"]
     assert [closed, stays] == [True, True]
 
 
