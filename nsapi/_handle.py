@@ -348,7 +348,8 @@ def _receive(cls: type[NamespaceHandle], passed: Any, words: str, id: tuple[int,
     """Make the handle anew, of an fd that is now this process's own."""
     cell = _native.new_cell()
     try:
-        os.set_inheritable(_native.fill(cell, passed.detach), False)  # neither recvmsg(2) nor multiprocessing does that
+        cell[0] = passed.detach()
+        os.set_inheritable(cell[0], False)  # neither recvmsg(2) nor multiprocessing does that
         handle = cls(cell, words)
     except OSError:
         handle = None
