@@ -233,6 +233,83 @@ def test_a_pool_that_is_dropped_ends(root: Runner) -> None:
     assert root(body) == [True, [], 1]
 
 
+def test_a_fork_of_the_program_keeps_no_worker(root: Runner) -> None:
+    """It has copies of all files; and yet a pool and a call end, while it lives."""
+
+    def body() -> list[Any]:
+        pool = nsapi.ProcessPoolExecutor(1, config=nsapi.Config.new("uts"))
+        other = os.fork()
+        if other == 0:
+            signal.pause()
+        pool.shutdown()
+        left = children()
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+        return [left == [other], children()]
+
+    assert root(body) == [True, []]
+
+
+def test_an_answer_for_which_there_is_no_memory_breaks_the_pool(root: Runner) -> None:
+    """Its rest would be taken for the next answer."""
+
+    def body() -> list[Any]:
+        import resource
+
+        with nsapi.ProcessPoolExecutor(1, config=nsapi.Config.new("uts")) as pool:
+            pool.submit(int).result()
+            size = int(status("VmSize").split()[0]) * 1024
+            resource.setrlimit(resource.RLIMIT_AS, (size + 2**25, -1))
+            error = type(pool.submit(bytes, 2**27).exception()).__name__
+            resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+            return [error, refusal(lambda: pool.submit(int).result())[0]]
+
+    assert root(body) == ["MemoryError", "BrokenProcessPool"]
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["after", "before"])
+@pytest.mark.parametrize("at", [0, 1], ids=["worker", "starter"])
+def test_ctrl_c_while_a_thread_is_started_leaves_nothing(root: Runner, at: int, begun: bool) -> None:
+    """Whether that has begun or not: no worker, no thread, no file of what is joined."""
+
+    def body(at: int, begun: bool) -> list[Any]:
+        starts = []
+
+        def start(thread: threading.Thread) -> None:
+            starts.append(thread)
+            if begun or len(starts) <= at:
+                real(thread)
+            if len(starts) > at:
+                raise KeyboardInterrupt
+
+        run_a_thread()
+        config = nsapi.Config.new("uts", net="/proc/self/ns/net")
+        before = everything()
+        real, threading.Thread.start = threading.Thread.start, start  # type: ignore[method-assign, assignment]
+        try:
+            nsapi.ProcessPoolExecutor(2, config=config)
+        except KeyboardInterrupt:
+            return [len(starts), changed(before)]
+        return []
+
+    assert root(body, at, begun) == [at + 1, []]
+
+
+def test_no_pool_is_begun_when_the_program_has_ended(root: Runner) -> None:
+    """It would not be ended with it: refused, and nothing has been started."""
+    code = """
+import atexit, nsapi, os, threading
+def late():
+    try:
+        nsapi.ProcessPoolExecutor(2, config=nsapi.Config.new("uts"))
+    except RuntimeError:
+        print(open("/proc/self/task/{}/children".format(os.getpid())).read() == "")
+atexit.register(late)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert [done.stdout, done.stderr] == ["True\n", ""]
+
+
 @pytest.mark.parametrize("end", ["", "pool.shutdown(wait=False)", "sys.exit(3)"])
 def test_end_of_the_program(root: Runner, tmp_path: Path, end: str) -> None:
     """What was asked for is done first, functions of the script too, and the program does not hang."""
