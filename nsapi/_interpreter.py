@@ -349,7 +349,6 @@ class Recipe:
                 fields["parent_death_signal"] = None
             self._join_late(config, [moves[each] for each in last])
         self.config = attrs.evolve(config, **fields)
-        self.config._written = config._written  # by whose names it says what is not performed
 
     def _join_late(self, config: Config, moves: list[Move]) -> None:
         first = _plan.JOINS

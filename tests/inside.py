@@ -259,7 +259,7 @@ def raise_odd() -> None:
     raise Odd("c")
 
 
-def sockets(count: int) -> list[Any]:
+def sockets_of(count: int) -> list[Any]:
     import socket
 
     return [socket.socket() for _ in range(count)]

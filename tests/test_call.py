@@ -40,7 +40,7 @@ from inside import (
     ready,
     refusal,
     shown,
-    sockets,
+    sockets_of,
     status,
     unshared,
     without_python,
@@ -200,6 +200,9 @@ def test_who_is_not_root_in_a_joined_user_namespace_has_no_capabilities(root: Ru
     """As no program has that is executed there, though nothing is executed; a Config that gives some does."""
 
     def body() -> list[Any]:
+        with unshared("--user", "--map-root-user") as process:
+            # What is made is of the namespace that is joined: there he may name it.
+            nsapi.call(socket.sethostname, "x", config=nsapi.Config.new("uts", user=process))
         with unshared("--user", "--map-user=1000", "--map-group=1000", "--net") as process:
             given = nsapi.Config.join(
                 process, capabilities={name: ["CAP_KILL"] for name in ("bounding", "permitted", "effective")}
@@ -255,16 +258,27 @@ def test_mount_namespace_without_python(root: Runner) -> None:
 
 
 def test_a_strangers_file_is_never_imported(root: Runner) -> None:
-    """A module that lies in the mount namespace under a name of ours is not loaded there."""
+    """What lies in the mount namespace under a name of ours is not loaded there, and shown in no traceback."""
 
     def body() -> list[Any]:
         with tempfile.TemporaryDirectory() as folder:
             sys.path.insert(0, folder)
-            script = f"mount -t tmpfs none {folder} && echo 'stranger = True' > {folder}/colorsys.py && echo ready"
-            with ready("unshare", "--mount", "sh", "-c", f"{script}; exec sleep 1000") as process:
-                return [refusal(lambda: nsapi.call(import_late, "colorsys", target=process))[0]]
+            Path(folder, "ours.py").write_text("def fail():\n    raise KeyError\n")
+            import ours  # type: ignore[import-not-found]
 
-    assert root(body) == ["ModuleNotFoundError"]
+            files = " ".join(f"{folder}/{name}.py" for name in ("colorsys", "ours"))
+            script = (
+                f"mount -t tmpfs none {folder} && echo 'stranger = 1\nstranger = 2' | tee {files} && echo ready >&2"
+            )
+            with ready("unshare", "--mount", "sh", "-c", f"({script}) 2>&1 >/dev/null; exec sleep 1000") as process:
+                name, _ = refusal(lambda: nsapi.call(import_late, "colorsys", target=process))
+                try:
+                    nsapi.call(ours.fail, target=process)
+                except KeyError as error:
+                    return [name, "in fail" in str(error.__cause__), "stranger" in str(error.__cause__)]
+        return []
+
+    assert root(body) == ["ModuleNotFoundError", True, False]
 
 
 def test_what_cannot_be_joined_says_so_before_the_function_runs(user: Runner) -> None:
@@ -298,12 +312,12 @@ def test_who_is_root_in_the_user_namespace_cannot_reach_the_interpreter(root: Ru
             target = only_child(process.pid)
             return [
                 nsapi.call(dumpable, target=target),
-                nsapi.call(dumpable, target=target, types=["net"]),
+                [nsapi.call(dumpable, target=target, types=[each]) for each in ("net", "pid", "mnt")],
                 nsapi.call(status, "Groups", target=target),
                 nsapi.call(os.getresuid, target=target),
             ]
 
-    assert root(body) == [0, 1, "", [0, 0, 0]]
+    assert root(body) == [0, [1, 0, 0], "", [0, 0, 0]]
 
 
 def test_a_hostile_root_reaches_no_interpreter(root: Runner) -> None:
@@ -322,6 +336,31 @@ def test_a_hostile_root_reaches_no_interpreter(root: Runner) -> None:
             return found
 
     assert root(body) == [True, [1, True], [0, False]]
+
+
+def test_a_fork_of_the_program_keeps_no_interpreter(root: Runner) -> None:
+    """It has copies of all files, also of the channel; and yet a call ends while it lives."""
+
+    def body() -> list[Any]:
+        from nsapi._interpreter import Interpreter, Recipe, request
+
+        interpreter = Interpreter()
+        with Recipe(nsapi.Config.new("uts")) as recipe:
+            interpreter.start(recipe)
+        other = os.fork()
+        if other == 0:
+            signal.pause()
+        try:
+            interpreter.until(time.monotonic() + 30)
+            value = interpreter.ask("abs", *request(abs, (-1,), {})).value()
+            interpreter.end()
+            return [value, interpreter.process.returncode]
+        finally:
+            os.kill(other, signal.SIGKILL)
+            os.waitpid(other, 0)
+            interpreter.kill()
+
+    assert root(body) == [1, 0]
 
 
 # ---- what comes back ----
@@ -380,11 +419,11 @@ def test_what_cannot_be_pickled_is_named(root: Runner) -> None:
             lambda: nsapi.call(threading.Lock, config=config),
             lambda: nsapi.call(no_file, config=config),
             lambda: nsapi.call(three, config=config),
-            lambda: nsapi.call(sockets, 254, config=config),
+            lambda: nsapi.call(sockets_of, 254, config=config),
             lambda: nsapi.call(
                 functools.partial(exec, "import threading; threading.Lock" + 9_000 * " "), lock, config=config
             ),
-            lambda: nsapi.call(functools.partial(sockets), [bytes(10_000), lock], config=config),
+            lambda: nsapi.call(functools.partial(sockets_of), [bytes(10_000), lock], config=config),
         ]
 
         def no_file() -> None: ...
@@ -408,7 +447,7 @@ def test_what_cannot_be_pickled_is_named(root: Runner) -> None:
     assert "the result cannot be pickled" in texts[3]
     assert "no_file is of the caller's __main__, which is no file" in texts[4]
     assert texts[6].startswith(
-        "inside.sockets: the result cannot be pickled: ValueError: 254 open files in one message"
+        "inside.sockets_of: the result cannot be pickled: ValueError: 254 open files in one message"
     )
     assert max(map(len, texts)) < 1000
     assert "func: 3 cannot be called" in texts[5]
