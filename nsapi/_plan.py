@@ -295,7 +295,7 @@ def forked_steps(config: Config, joins: Sequence[Move], facts: Facts, caller_cwd
 
 def unless_root(config: Config) -> list[Step]:
     """What execve(2) does to who has all capabilities in a user namespace and is not 0 there: where nothing is executed."""
-    return [] if config.capabilities is not None else [Step("capset", "give up the capabilities of who is not root")]
+    return [] if config.capabilities is not None else [Step("capset", "drop capabilities as exec does")]
 
 
 def _steps(
