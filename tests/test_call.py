@@ -137,6 +137,8 @@ def test_all_of_the_config_is_in_force_when_the_function_runs(root: Runner) -> N
     """As with run, which executes a program; by either method, or it is refused; what none performs, by both."""
 
     def body(rows: list[Any]) -> list[Any]:
+        import atexit
+
         wrong: list[Any] = []
         methods = ("spawn", "fork")
         mine = [each.split(" - ") for each in Path("/proc/self/mountinfo").read_text().splitlines()]
@@ -146,6 +148,7 @@ def test_all_of_the_config_is_in_force_when_the_function_runs(root: Runner) -> N
         own = f"{cgroups[0]}/nsapi-tests-{os.getpid()}" if cgroups else None
         if own is not None:
             os.mkdir(own)
+            atexit.register(os.rmdir, own)
         with unshared("--mount", "--net") as process:
             for types, fields in rows:
                 if "cgroup_path" in fields:
@@ -186,8 +189,6 @@ def test_all_of_the_config_is_in_force_when_the_function_runs(root: Runner) -> N
                         wrong += [more] * (
                             refusal(lambda: nsapi.call(int, config=config, method=method))[0] != "Unsupported"
                         )
-        if own is not None:
-            os.rmdir(own)
         return wrong
 
     named = {name for _, fields in IN_FORCE for name in fields}
