@@ -120,13 +120,15 @@ def _by_fork(
         steps = _plan.forked_steps(config, moves, facts, _caller_cwd())
         program, state = Program(steps[1:]), State()
         state.fill([*lent.descriptors(config, launched=False), *(move.fd for move in moves)])
+        ids = any(each is not None for each in (config.uid, config.gid, config.groups))
         joins_mnt = any(NamespaceType.MNT in move.types for move in moves)
         ours, theirs = socket.socketpair()
 
         def inside() -> NoReturn:
             ours.close()
             end = _channel.Channel(theirs)
-            end.send(*_worker.forked_answer(program, state, func, args, keywords, closed=joins_mnt)[:3])
+            answer = _worker.forked_answer(program, state, func, args, keywords, ids=ids, closed=joins_mnt)
+            end.send(*answer[:3])
             raise SystemExit
 
         with ours, theirs:

@@ -37,14 +37,13 @@ class Channel:
 
     def __init__(self, end: Any) -> None:
         self._end = end
+        self.whole = True  # else a message has been left in its middle, and what comes next makes no sense
 
     def wait(self, *, to_send: bool) -> None:
         """Wait until something can be sent or received; a blocking socket does so by itself."""
 
     def send(self, kind: int, payload: Any, fds: Sequence[int] = ()) -> None:
         """Send a message with open files beside it, which stay the caller's too."""
-        if len(fds) > _MAX_FDS:
-            raise ValueError(f"{len(fds)} open files in one message, and the kernel takes {_MAX_FDS}")
         view = memoryview(payload)
         numbers = (kind, 4), (len(fds), 4), (len(view), 8)
         header = memoryview(b"".join(number.to_bytes(size, "little") for number, size in numbers))
@@ -55,8 +54,9 @@ class Channel:
             except BlockingIOError:
                 self.wait(to_send=True)
                 continue
-            rights = []
+            rights, self.whole = [], False
             header, view = header[sent:], view[max(0, sent - len(header)) :]
+        self.whole = True
 
     def receive(self) -> tuple[int, bytearray, list[int]]:
         """Receive a message; the fds that came with it are the caller's to close. EOFError: the other end is gone."""
@@ -70,6 +70,7 @@ class Channel:
             view = memoryview(payload)
             while view:
                 view = view[self._receive_into(view) :]
+            self.whole = True
             if not complete or len(fds) != count:
                 raise OSError(EMFILE, os.strerror(EMFILE))
         except BaseException:
@@ -90,6 +91,7 @@ class Channel:
                 fds += (int.from_bytes(content[at : at + _FD], sys.byteorder) for at in range(0, whole, _FD))
         if not data:
             raise EOFError
+        self.whole = False
         header += data
         return not flags & _TRUNCATED
 
@@ -174,6 +176,8 @@ def dump(value: object) -> tuple[bytes, list[int]]:
             table[getattr(sys.modules[module], name)] = lambda each, reduce=reduce: reduce(fds, each)  # type: ignore[misc]
     pickler.dispatch_table = table
     pickler.dump(value)
+    if len(fds) > _MAX_FDS:
+        raise ValueError(f"{len(fds)} open files in one message, and the kernel takes {_MAX_FDS}")
     return buffer.getvalue(), fds
 
 

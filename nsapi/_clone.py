@@ -32,6 +32,20 @@ class Overdue(Exception):
     """What is waited for has not come in the time that was allowed."""
 
 
+_LONGEST = 1e6  # seconds: poll takes the milliseconds as a C int
+
+
+def poll_until(poll: Any, deadline: float | None) -> list[tuple[int, int]]:
+    """Wait until something is ready, or this moment of time.monotonic(), with Overdue then."""
+    while True:
+        left = None if deadline is None else deadline - time.monotonic()
+        ready: list[tuple[int, int]] = poll.poll(None if left is None else max(0.0, min(left, _LONGEST)) * 1000)
+        if ready:
+            return ready
+        if left is not None and not left > _LONGEST:
+            raise Overdue
+
+
 class Child:
     """A child that :func:`clone` has made: a copy of this process, which runs one function and ends.
 
@@ -114,9 +128,7 @@ class Child:
             try:
                 ends = select.poll()
                 ends.register(pidfd, select.POLLIN)
-                left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-                if not ends.poll(left):
-                    raise Overdue
+                poll_until(ends, deadline)
             finally:
                 os.close(pidfd)
         return status
@@ -236,10 +248,11 @@ def clone(
     *flags* are words or members of :class:`NamespaceType`, or one int mask of CLONE_NEW*; none is a fork. The child calls
     ``child_func(*args)``: what it returns, an int or None for 0, is its exit status. An exception is printed on standard
     error, and is 1; SystemExit is what it is everywhere. Nothing that would come after this call in the caller happens in
-    the child, nor do the caller's exit handlers (atexit, ``finally``). The hooks of os.register_at_fork are called.
+    the child, nor do the caller's exit handlers (atexit, ``finally``). The hooks of os.register_at_fork are called;
+    those that C libraries have left with pthread_atfork(3) are not.
 
     For a program of a single thread. In a new user namespace the child is nobody (65534) until somebody writes its maps:
-    clone(2) does not. ``call(…, method="fork", config=…)`` does, and all else that a Config says. In a new pid namespace the
+    clone(2) does not. ``call(…, method="fork", config=…)`` does, and what else one fork can. In a new pid namespace the
     child is pid 1. Files, memory and signal handlers are copies of this process's.
 
     Raises NamespaceError: ``EINVAL`` with step ``"check"`` telling how many threads there are; else as the kernel:

@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
-import math
+import _socket
 import os
 import select
-import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import attrs
 
 from nsapi import _channel, _idmap, _native, _plan
 from nsapi._channel import CALL, PREPARE, RAISED, REFUSED, UNUSABLE, VALUE, Channel
-from nsapi._clone import Overdue
+from nsapi._clone import Overdue, poll_until
 from nsapi._config import Config, Namespaces, joined_namespace
 from nsapi._errors import NamespaceError, unsupported
 from nsapi._fields import CAPABILITIES
@@ -24,7 +25,7 @@ from nsapi._handle import NamespaceHandle, duplicate_fd
 from nsapi._process import Popen, _caller_cwd
 from nsapi._switch import Move
 from nsapi._types import NamespaceType
-from nsapi._worker import Late, Preparation, refuse_endless_start
+from nsapi._worker import Late, Preparation, call_each, refuse_endless_start
 from nsapi._world import Lent, check_types, facts_of
 
 TYPE_CHECKING = False
@@ -69,9 +70,9 @@ class InterpreterDied(subprocess.CalledProcessError):
 class Line(Channel):
     """The caller's end: never waits for a process that has ended, nor longer than is allowed."""
 
-    flags = getattr(socket, "MSG_DONTWAIT", 0)
+    flags = getattr(_socket, "MSG_DONTWAIT", 0)
 
-    def __init__(self, end: socket.socket, pidfd: int) -> None:
+    def __init__(self, end: Any, pidfd: int) -> None:
         super().__init__(end)
         self.deadline: float | None = None
         self._poll, self._number = select.poll(), end.fileno()
@@ -79,9 +80,7 @@ class Line(Channel):
 
     def wait(self, *, to_send: bool) -> None:
         self._poll.register(self._number, select.POLLOUT if to_send else select.POLLIN)
-        ready = self._poll.poll(None if self.deadline is None else math.ceil(left(self.deadline) * 1000))
-        if not ready:
-            raise Overdue
+        ready = poll_until(self._poll, self.deadline)
         if all(fd != self._number for fd, _ in ready):  # what it has said before it ended comes first
             raise EOFError
 
@@ -91,11 +90,6 @@ class Line(Channel):
             return Answer(words, *self.receive())
         except (EOFError, ConnectionResetError):
             return None
-
-
-def left(deadline: float) -> float:
-    """Tell the seconds until then, at least 0."""
-    return max(0.0, deadline - time.monotonic())
 
 
 class Answer(NamedTuple):
@@ -127,6 +121,8 @@ class Answer(NamedTuple):
             raise RuntimeError(f"{words} raised {summary}, an exception that cannot be pickled") from cause
         try:
             raised = _channel.load(pickled, fds, _main_here)
+            if not isinstance(raised, BaseException):
+                raise TypeError(f"{raised!r} is no exception")
         except Exception:
             raise RuntimeError(f"{words} raised {summary}, an exception that cannot be loaded here") from cause
         raise raised from cause
@@ -145,7 +141,9 @@ def said(error: BaseException) -> str:
 
 
 def words_of(func: Any) -> str:
-    """Name a function in a message."""
+    """Name a function in a message; not what a partial holds, which may be large."""
+    while isinstance(func, partial):
+        func = func.args[0] if func.func is call_each else func.func
     name = getattr(func, "__qualname__", None)
     return f"{getattr(func, '__module__', None)}.{name}" if isinstance(name, str) else repr(func)
 
@@ -165,7 +163,7 @@ def request(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple
                 remedy = ""
                 if each is func:
                     remedy = "; name a function of a module, or, in a single-threaded program, method='fork'"
-                raise TypeError(f"{name}: {each!r} cannot be pickled: {said(reason)}{remedy}") from reason
+                raise TypeError(f"{name}: {repr(each)[:200]} cannot be pickled: {said(reason)}{remedy}") from reason
         raise TypeError(f"func and its arguments cannot be pickled: {said(error)}") from error
 
 
@@ -203,22 +201,24 @@ class Interpreter:
 
     def __init__(self) -> None:
         self.process = Popen.__new__(Popen)
-        self._end, theirs = socket.socketpair()
-        self._theirs = [theirs]
+        # Not socket's, which unwraps one object and wraps the next: Ctrl-C between the two would leave a file.
+        self._end, self._theirs = _socket.socketpair()
         self._line: Line | None = None
 
     def start(self, recipe: Recipe, **keywords: Any) -> None:
         """Start it by a recipe, and tell it how to prepare itself; the keywords are those of Popen."""
-        fds = [self._theirs.pop().detach()]
+        fd, dup = self._theirs.fileno(), []
         try:
-            if fds[0] <= 2:
+            if fd <= 2:
                 import fcntl
 
                 # The caller has closed his standard streams, and a program has its own first.
-                fds.append(fcntl.fcntl(fds[0], fcntl.F_DUPFD_CLOEXEC, 3))
-            self.process.__init__(_command(fds[-1]), config=recipe.config, pass_fds=fds[-1:], **keywords)  # type: ignore[misc]
+                dup.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+                fd = dup[0]
+            self.process.__init__(_command(fd), config=recipe.config, pass_fds=[fd], **keywords)  # type: ignore[misc]
         finally:
-            _channel.close_all(fds)
+            _channel.close_all(dup)
+            self._theirs.close()
         self._line = Line(self._end, self.process.pidfd)
         payload, _ = _channel.dump(recipe.preparation)
         self._send(PREPARE, payload, recipe.fds)
@@ -248,14 +248,21 @@ class Interpreter:
     def _wait(self) -> None:
         deadline = None if self._line is None else self._line.deadline
         try:
-            self.process.wait(None if deadline is None else left(deadline))
+            self.process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             raise Overdue from None
 
     def end(self) -> None:
         """Let it end as interpreters do, and wait for that."""
+        with suppress(OSError):
+            self._end.shutdown(_socket.SHUT_RDWR)  # a fork of the caller may hold it open too
         self._end.close()
         self._wait()
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the next that comes is the beginning of an answer: not where one could not be received to its end."""
+        return self._line is not None and self._line.whole
 
     def interrupt(self) -> None:
         """Kill it, from another thread: who waits for its answer is told that it has died."""
@@ -270,8 +277,8 @@ class Interpreter:
                 self.process.wait()
             except KeyboardInterrupt as error:
                 interrupted = error
-        for end in (self._end, *self._theirs):
-            end.close()
+        self._end.close()
+        self._theirs.close()
         if interrupted is not None:
             raise interrupted
 
@@ -357,6 +364,7 @@ class Recipe:
             *_plan.late_steps(config, moves, _caller_cwd()),
             first,
             root_if_mapped=(config.uid is not None, config.gid is not None) if USER in types else None,
+            unless_root=_plan.unless_root(config) if USER in types else [],
             closed=MNT in types,
         )
 

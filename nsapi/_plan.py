@@ -288,7 +288,14 @@ def forked_steps(config: Config, joins: Sequence[Move], facts: Facts, caller_cwd
     for why in reasons:
         raise unsupported(f"{why}: only method='spawn' performs it")
     steps = list(_steps(config, request, joins, facts, time_at_clone=True))
+    if config.namespaces.is_private("user") and _uid_inside(config, request, facts) != 0:
+        steps += unless_root(config)
     return [each for each in steps if each.op not in ("sigmask", "exec")]
+
+
+def unless_root(config: Config) -> list[Step]:
+    """What execve(2) does to who has all capabilities in a user namespace and is not 0 there: where nothing is executed."""
+    return [] if config.capabilities is not None else [Step("capset", "drop capabilities as exec does")]
 
 
 def _steps(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 import threading
 import time
 import weakref
@@ -53,12 +52,11 @@ class _State:
         self.recipe, self.max_workers, self.first = recipe, max_workers, first
         self.queue: SimpleQueue[_Item | None] = SimpleQueue()  # None wakes a thread, to look whether this is the end
         self.wanted: SimpleQueue[bool] = SimpleQueue()  # for the thread that starts workers: one more, or the end
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # the pool may be collected, which closes this, while the same thread has it
         self.idle = threading.Semaphore(0)
         self.threads: list[threading.Thread] = []
         self.workers: list[Interpreter] = []
         self.promised = 0  # workers there are, and those that have been asked for
-        self.users = 0  # threads that may need the recipe
         self.closed = False
         self.broken: str | None = None
 
@@ -68,15 +66,6 @@ class _State:
             self.closed = True
         self.wanted.put(False)
         self.queue.put(None)
-        self.use(0)
-
-    def use(self, change: int) -> None:
-        """Count the threads; with the last, the recipe goes."""
-        with self.lock:
-            self.users += change
-            unused = self.closed and not self.users
-        if unused:
-            self.recipe.close()
 
     def join(self) -> None:
         """Wait for all threads; the one that starts others is waited for before those."""
@@ -121,28 +110,39 @@ def _broken(why: str) -> Exception:
 
 def _start(state: _State, worker: Interpreter) -> Callable[[], Answer]:
     """Start a worker; what this gives is to be called for its answer, which says that it is inside."""
-    worker.start(state.recipe, stdin=subprocess.DEVNULL)
+    with open(os.devnull, "rb", buffering=0) as nothing:  # not DEVNULL: subprocess's is a number, which Ctrl-C may lose
+        worker.start(state.recipe, stdin=nothing)
     return partial(worker.ask, "the start of a worker", *state.first[:2])
 
 
 def _add(state: _State, worker: Interpreter, begun: Callable[[], Answer] | None) -> None:
-    """Give the worker its thread."""
-    thread = threading.Thread(target=_run, args=(state, worker, begun), name=f"nsapi-pool-{worker.process.pid}")
-    with state.lock:
-        state.workers.append(worker)
-        state.threads.append(thread)
-    state.use(1)
+    """Give the worker its thread, which has it from then on, whenever Ctrl-C comes."""
+    turn = threading.Lock()
+    thread = threading.Thread(target=_run, args=(state, worker, begun, turn), name=f"nsapi-pool-{worker.process.pid}")
     try:
+        with state.lock:
+            state.workers.append(worker)
+            state.threads.append(thread)
         thread.start()
     except BaseException:
-        with state.lock:
-            state.workers.remove(worker)
-            state.threads.remove(thread)
-        state.use(-1)
+        if turn.acquire(blocking=False):  # the thread has not begun, and never will
+            with state.lock:
+                state.workers = [each for each in state.workers if each is not worker]
+                state.threads = [each for each in state.threads if each is not thread]
         raise
 
 
-def _start_wanted(state: _State) -> None:
+def _start_wanted(state: _State, turn: threading.Lock) -> None:
+    """Start workers that are asked for, and close the recipe in the end; the one thread that needs it."""
+    if not turn.acquire(blocking=False):
+        return
+    try:
+        _start_each(state)
+    finally:
+        state.recipe.close()
+
+
+def _start_each(state: _State) -> None:
     while state.wanted.get():
         if state.broken is not None:
             continue
@@ -158,11 +158,12 @@ def _start_wanted(state: _State) -> None:
         except BaseException as error:
             worker.kill()
             state.fail(f"a worker could not start: {_interpreter.said(error)}")
-    state.use(-1)
 
 
-def _run(state: _State, worker: Interpreter, begun: Callable[[], Answer] | None) -> None:
+def _run(state: _State, worker: Interpreter, begun: Callable[[], Answer] | None, turn: threading.Lock) -> None:
     """Give the worker one call after the other; the thread that belongs to it."""
+    if not turn.acquire(blocking=False):
+        return
     try:
         if begun is not None:
             begun().value()
@@ -199,6 +200,10 @@ def _perform(state: _State, worker: Interpreter, item: _Item) -> None:
         state.fail(str(error))
         item.future.set_exception(_broken(state.broken or str(error)))
     except BaseException as error:
+        if not worker.in_step:  # as where there is no memory for the result
+            state.fail(
+                f"{_interpreter.words_of(item.func)}: an answer could not be received: {_interpreter.said(error)}"
+            )
         item.future.set_exception(error)
     else:
         item.future.set_result(value)
@@ -212,7 +217,6 @@ def _end(state: _State, worker: Interpreter) -> None:
         worker.kill()
     with state.lock:
         state.workers.remove(worker)
-    state.use(-1)
 
 
 _pools: weakref.WeakSet[_State] = weakref.WeakSet()
@@ -276,6 +280,7 @@ class ProcessPoolExecutor(Executor):
             raise ValueError(f"max_workers: {max_workers} is not greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer: {initializer!r} cannot be called")
+        _register()  # refused when the program has begun to end, and then nothing is to have been started
         first = _interpreter.request(_worker.ready, (initializer, tuple(initargs)), {})
         recipe = Recipe(config)
         late = recipe.preparation.late
@@ -283,7 +288,11 @@ class ProcessPoolExecutor(Executor):
         self._state = state = _State(
             recipe, max_workers, (*first, initializer, initargs)
         )  # the files that are named live on
+        _pools.add(state)
+        self._finalizer = weakref.finalize(self, state.close)
+        self._finalizer.atexit = False
         at_once = max_workers if config.parent_death_signal is not None and not config.init else 1
+        turn = threading.Lock()
         try:
             for _ in range(at_once):
                 worker = Interpreter()
@@ -296,18 +305,17 @@ class ProcessPoolExecutor(Executor):
                     raise
                 state.promised += 1
             if max_workers > at_once:
-                starter = threading.Thread(target=_start_wanted, args=(state,), name="nsapi-pool")
-                starter.start()
-                state.threads.append(starter)
-                state.use(1)
+                state.threads.append(threading.Thread(target=_start_wanted, args=(state, turn), name="nsapi-pool"))
+                state.threads[-1].start()
+            else:
+                recipe.close()
         except BaseException:
+            if turn.acquire(blocking=False):  # no thread starts others, nor will one that has not begun
+                state.threads = [each for each in state.threads if each.name != "nsapi-pool"]
+                recipe.close()
             state.close()
             state.join()
             raise
-        _pools.add(state)
-        _register()
-        self._finalizer = weakref.finalize(self, state.close)
-        self._finalizer.atexit = False
 
     def submit(self, fn: Callable[..., Value], /, *args: Any, **kwargs: Any) -> Future[Value]:
         """Ask for a call; its future has the value, or what call would raise."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Late:
     """What the interpreter does to itself when the function is loaded: its files may be out of reach afterwards."""
 
-    __slots__ = ("closed", "first", "joins", "privileges", "root_if_mapped")
+    __slots__ = ("closed", "first", "joins", "privileges", "root_if_mapped", "unless_root")
 
     def __init__(
         self,
@@ -34,10 +34,11 @@ class Late:
         first: int,  # slot of the fds that come beside this
         *,
         root_if_mapped: tuple[bool, bool] | None,  # None: no user namespace is joined; else: are uid, gid set later?
+        unless_root: list[Step],  # when the ids are those of inside: what is given up if uid is not 0
         closed: bool,  # no file is imported any more
     ) -> None:
         self.joins, self.privileges, self.first = joins, privileges, first
-        self.root_if_mapped, self.closed = root_if_mapped, closed
+        self.root_if_mapped, self.unless_root, self.closed = root_if_mapped, unless_root, closed
 
 
 class Preparation:
@@ -67,16 +68,18 @@ def _main(name: str) -> str:
         global _runs_main
         import runpy
 
-        _runs_main = True
         module = type(sys)("__mp_main__")
-        if prepared.main_name is not None:
-            content = runpy.run_module(prepared.main_name, run_name="__mp_main__", alter_sys=True)
-        else:
-            assert prepared.main_path is not None
-            content = runpy.run_path(prepared.main_path, run_name="__mp_main__")
+        _runs_main = True
+        try:
+            if prepared.main_name is not None:
+                content = runpy.run_module(prepared.main_name, run_name="__mp_main__", alter_sys=True)
+            else:
+                assert prepared.main_path is not None
+                content = runpy.run_path(prepared.main_path, run_name="__mp_main__")
+        finally:
+            _runs_main = False
         module.__dict__.update(content)
         sys.modules["__main__"] = sys.modules["__mp_main__"] = module
-        _runs_main = False
     return "__mp_main__"
 
 
@@ -117,16 +120,14 @@ class _Closed:
         )
 
 
-def close_imports() -> None:
-    """See that no module is taken from a file any more; load what Python itself loads late."""
+def load_early() -> None:
+    """Load what Python itself loads late: other ids may not read it, and inside it may not be there, or another's."""
     import encodings.ascii
     import encodings.idna
     import encodings.latin_1
     import encodings.utf_8
-    import linecache
     import signal
     import traceback
-    from importlib.machinery import BuiltinImporter, FrozenImporter
 
     from nsapi import _switch
 
@@ -134,6 +135,13 @@ def close_imports() -> None:
     assert encodings
     assert signal
     assert traceback
+
+
+def close_imports() -> None:
+    """See that no module is taken from a file any more."""
+    import linecache
+    from importlib.machinery import BuiltinImporter, FrozenImporter
+
     sys.meta_path[:] = [BuiltinImporter, FrozenImporter, _Closed()]
     # A traceback would show the lines of a stranger's files, or wait for his FIFO.
     linecache.updatecache = lambda *unused, **unused_too: []
@@ -156,6 +164,7 @@ def go(late: Late, fds: list[int]) -> None:
     from nsapi import _native
     from nsapi._errors import NamespaceError
 
+    load_early()
     if late.closed:
         close_imports()
     state = _native.State()
@@ -173,6 +182,8 @@ def go(late: Late, fds: list[int]) -> None:
                 step = "take ids in the joined user namespace"
                 raise NamespaceError(error.errno or EINVAL, None, None, step=step, hint=why) from None
         _native.run(_native.Program(late.privileges), state)
+        if late.unless_root and os.geteuid() != 0:
+            _native.run(_native.Program(late.unless_root), state)
     finally:
         _channel.close_all(fds)
 
@@ -243,12 +254,14 @@ def ready(initializer: Any = None, initargs: tuple[Any, ...] = ()) -> None:
 
 
 def forked_answer(
-    program: Any, state: Any, func: Any, args: tuple[Any, ...], keywords: dict[str, Any], *, closed: bool
+    program: Any, state: Any, func: Any, args: tuple[Any, ...], keywords: dict[str, Any], *, ids: bool, closed: bool
 ) -> tuple[int, Any, list[int], Any]:
-    """Go inside by these steps, and call."""
+    """Go inside by these steps, which may change *ids* or join a mount namespace, and call."""
     from nsapi import _native
 
     try:
+        if ids or closed:
+            load_early()
         if closed:
             close_imports()
         _native.run(program, state)
@@ -279,6 +292,7 @@ def _serve(channel: Channel) -> None:
         if handler is not None:
             _signal.signal(_signal.SIGINT, handler)
         answer = _answer(payload, fds, late)
+        outside = late is not None and answer[0] in (REFUSED, UNUSABLE)
         late = None
         del payload
         # Between two calls Ctrl-C is the caller's alone.
@@ -292,6 +306,8 @@ def _serve(channel: Channel) -> None:
                 del answer
         else:
             del answer
+        if outside:
+            return  # it has not entered, and calls nothing here
 
 
 def main(fd: int) -> None:

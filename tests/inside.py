@@ -255,6 +255,23 @@ def raise_unpicklable(loads: bool) -> None:
     raise Unpicklable("worse", loads)
 
 
+class Odd(Exception):
+    """An exception that becomes something else on the way."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, ("no exception",)
+
+
+def raise_odd() -> None:
+    raise Odd("c")
+
+
+def sockets_of(count: int) -> list[Any]:
+    import socket
+
+    return [socket.socket() for _ in range(count)]
+
+
 def raise_it(error: BaseException) -> None:
     raise error
 
@@ -271,6 +288,47 @@ def open_own(type: str) -> Any:
 
 def id_of(handle: Any) -> list[int]:
     return list(handle.id)
+
+
+#: What a Config does to a process, as far as a file shows it.
+SHOWN = [
+    *(f"/proc/self/{name}" for name in ("status", "limits", "oom_score_adj", "timens_offsets", "setgroups", "cgroup")),
+    *(f"/proc/self/{name}" for name in ("uid_map", "gid_map", "mountinfo")),
+    *(f"/proc/sys/{name}" for name in ("kernel/hostname", "kernel/domainname", "net/ipv4/ip_forward")),
+]
+
+
+def shown(said: str | None = None) -> list[str]:
+    """What of SHOWN is the same in all processes that one Config starts, here or as ``grep -H "" FILE …`` has said it."""
+    if said is None:
+        files = {name: Path(name).read_text(encoding="ascii").splitlines() for name in SHOWN}
+        said = "\n".join(f"{name}:{line}" for name, lines in files.items() for line in lines)
+    found = []
+    for line in said.splitlines():
+        name, text = line.split(":", 1)
+        if name.endswith("mountinfo"):
+            text = " ".join([text.split()[4], *(each.split(":")[0] for each in text.split(" - ")[0].split()[6:])])
+        if not name.endswith("status") or text.startswith(("Uid", "Gid", "Groups", "Cap", "NoNewPrivs")):
+            found.append(f"{name}:{text}")
+    return found
+
+
+def death_signal() -> int:
+    """PR_GET_PDEATHSIG."""
+    found = ctypes.c_int()
+    ctypes.CDLL(None).prctl(2, ctypes.byref(found), 0, 0, 0)
+    return found.value
+
+
+def lo_is_up() -> bool:
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        return sock.connect_ex(("127.0.0.1", 9)) == 0
+
+
+def all_shown() -> list[Any]:
+    return [*shown(), death_signal(), lo_is_up()]
 
 
 def import_late(name: str) -> str:

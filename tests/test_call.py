@@ -13,12 +13,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from conftest import Runner
 from inside import (
     NEW_OF_EACH,
+    SHOWN,
     TYPES,
     all_ns,
+    all_shown,
     changed,
     children,
     dumpable,
@@ -32,9 +35,12 @@ from inside import (
     only_child,
     open_own,
     raise_it,
+    raise_odd,
     raise_unpicklable,
     ready,
     refusal,
+    shown,
+    sockets_of,
     status,
     unshared,
     without_python,
@@ -108,6 +114,129 @@ def test_user_calls_in_a_container_of_his_own(user: Runner) -> None:
     assert user(body) == [[], [0, 0, 0], True]
 
 
+CAPS = ("bounding", "permitted", "effective", "inheritable", "ambient")
+LIMITS: dict[str, Any] = {"rlimits": {"RLIMIT_NOFILE": 60}, "oom_score_adj": 500, "no_new_privs": True}
+#: Fields of Config, and what is created; "mnt" by itself joins another's.
+IN_FORCE: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    (
+        ("uts", "net", "mnt", "ipc"),
+        {"hostname": "blue", "domainname": "deep", "loopback": True, "propagation": "slave"},
+    ),
+    (("uts", "net"), {**LIMITS, "sysctl": {"net.ipv4.ip_forward": "1"}, "parent_death_signal": 15}),
+    (("time", "pid"), {"time_offsets": {"boottime": 100}, "init": True}),
+    (("user",), {"uid_mappings": "5:0:1", "gid_mappings": "6:0:1"}),
+    (("user",), {"maps": "identity", "setgroups": "deny"}),
+    (("uts",), {"uid": 61234, "gid": 61235, "groups": [7, 8], "capabilities": {each: ["CAP_KILL"] for each in CAPS}}),
+    (("mnt",), {**LIMITS, "uid": 61234, "gid": 61235, "groups": [7, 8], "parent_death_signal": 15}),
+    (("mnt",), {"capabilities": {each: ["CAP_KILL", "CAP_CHOWN"] for each in CAPS[:3]}, "parent_death_signal": 9}),
+    ((), {"cgroup_path": "/"}),
+]
+
+
+def test_all_of_the_config_is_in_force_when_the_function_runs(root: Runner) -> None:
+    """As with run, which executes a program; by either method, or it is refused; what none performs, by both."""
+
+    def body(rows: list[Any]) -> list[Any]:
+        import atexit
+
+        wrong: list[Any] = []
+        methods = ("spawn", "fork")
+        mine = [each.split(" - ") for each in Path("/proc/self/mountinfo").read_text().splitlines()]
+        cgroups = [
+            first.split()[4] for first, last in mine if last.startswith("cgroup2 ") and os.access(first.split()[4], 2)
+        ]
+        own = f"{cgroups[0]}/nsapi-tests-{os.getpid()}" if cgroups else None
+        if own is not None:
+            os.mkdir(own)
+            atexit.register(os.rmdir, own)
+        with unshared("--mount", "--net") as process:
+            for types, fields in rows:
+                if "cgroup_path" in fields:
+                    fields["cgroup_path"] = own
+                config = (
+                    nsapi.Config.join(process, "mnt", **fields)
+                    if types == ["mnt"]
+                    else nsapi.Config.new(*types, **fields)
+                )
+                ran = nsapi.run(["grep", "-H", "", *SHOWN], config=config, capture_output=True, text=True).stdout
+                refused = "init" in fields or "identity" in fields.values() or fields.get("cgroup_path")
+                for method in (
+                    methods if "uid" not in fields or types == ["mnt"] else methods[1:]
+                ):  # who may read Python?
+                    if method == "fork" and refused:
+                        got: Any = refusal(lambda: nsapi.call(int, config=config, method="fork"))[0]
+                        wrong += [] if got == "Unsupported" else [[types, fields, got]]
+                        continue
+                    *got, dies, up = nsapi.call(all_shown, config=config, method=method)
+                    wanted = [
+                        *shown(ran),
+                        fields.get("parent_death_signal", 0),
+                        up if "net" not in types else config.loopback,
+                    ]
+                    wrong += [
+                        [types, method, *pair]
+                        for pair in zip(wanted, [*got, dies, up], strict=True)
+                        if pair[0] != pair[1]
+                    ]
+            unperformed: list[dict[str, Any]] = [
+                {"root": "/usr"},
+                {"mounts": [{}]},
+                {"extra": {"linux": {"seccomp": {"x": 1}}}},
+            ]
+            for more in unperformed:
+                for config in (nsapi.Config.new("mnt", **more), nsapi.Config.join(process, "mnt", **more)):
+                    for method in methods:
+                        wrong += [more] * (
+                            refusal(lambda: nsapi.call(int, config=config, method=method))[0] != "Unsupported"
+                        )
+        return wrong
+
+    named = {name for _, fields in IN_FORCE for name in fields}
+    others = {"namespaces", "target", "extra", "allow", "mounts", "root"}
+    assert {each.name for each in attrs.fields(nsapi.Config) if each.init} == named | others
+    assert root(body, IN_FORCE) == []
+
+
+def test_who_is_not_root_in_a_joined_user_namespace_has_no_capabilities(root: Runner) -> None:
+    """As no program has that is executed there, though nothing is executed; a Config that gives some does."""
+
+    def body() -> list[Any]:
+        with unshared("--user", "--map-root-user") as process:
+            # What is made is of the namespace that is joined: there he may name it.
+            nsapi.call(socket.sethostname, "x", config=nsapi.Config.new("uts", user=process))
+        with unshared("--user", "--map-user=1000", "--map-group=1000", "--net") as process:
+            given = nsapi.Config.join(
+                process, capabilities={name: ["CAP_KILL"] for name in ("bounding", "permitted", "effective")}
+            )
+            return [
+                nsapi.call(os.getresuid, target=process),
+                nsapi.call(status, "CapPrm", target=process),
+                nsapi.call(status, "CapPrm", config=given),
+            ]
+
+    assert root(body) == [[1000] * 3, "0" * 16, "0" * 14 + "20"]
+
+
+def test_who_has_not_entered_calls_nothing(root: Runner) -> None:
+    """What cannot be loaded when all is to be joined ends the interpreter: no next call is made outside."""
+
+    def body() -> list[Any]:
+        from nsapi._interpreter import Interpreter, Recipe, request
+
+        interpreter = Interpreter()
+        with unshared("--mount") as process, Recipe(nsapi.Config.join(process, "mnt")) as recipe:
+            try:
+                interpreter.start(recipe)
+                first = interpreter.ask("first", b"nonsense")
+                return [
+                    refusal(each)[0] for each in (first.value, lambda: interpreter.ask("second", *request(int, (), {})))
+                ]
+            finally:
+                interpreter.kill()
+
+    assert root(body) == ["TypeError", "InterpreterDied"]
+
+
 def test_mount_namespace_without_python(root: Runner) -> None:
     """The interpreter has loaded the function before it goes where it could load nothing; its path is that of inside."""
 
@@ -130,16 +259,27 @@ def test_mount_namespace_without_python(root: Runner) -> None:
 
 
 def test_a_strangers_file_is_never_imported(root: Runner) -> None:
-    """A module that lies in the mount namespace under a name of ours is not loaded there."""
+    """What lies in the mount namespace under a name of ours is not loaded there, and shown in no traceback."""
 
     def body() -> list[Any]:
         with tempfile.TemporaryDirectory() as folder:
             sys.path.insert(0, folder)
-            script = f"mount -t tmpfs none {folder} && echo 'stranger = True' > {folder}/colorsys.py && echo ready"
-            with ready("unshare", "--mount", "sh", "-c", f"{script}; exec sleep 1000") as process:
-                return [refusal(lambda: nsapi.call(import_late, "colorsys", target=process))[0]]
+            Path(folder, "ours.py").write_text("def fail():\n    raise KeyError\n")
+            import ours  # type: ignore[import-not-found]
 
-    assert root(body) == ["ModuleNotFoundError"]
+            files = " ".join(f"{folder}/{name}.py" for name in ("colorsys", "ours"))
+            script = (
+                f"mount -t tmpfs none {folder} && echo 'stranger = 1\nstranger = 2' | tee {files} && echo ready >&2"
+            )
+            with ready("unshare", "--mount", "sh", "-c", f"({script}) 2>&1 >/dev/null; exec sleep 1000") as process:
+                name, _ = refusal(lambda: nsapi.call(import_late, "colorsys", target=process))
+                try:
+                    nsapi.call(ours.fail, target=process)
+                except KeyError as error:
+                    return [name, "in fail" in str(error.__cause__), "stranger" in str(error.__cause__)]
+        return []
+
+    assert root(body) == ["ModuleNotFoundError", True, False]
 
 
 def test_what_cannot_be_joined_says_so_before_the_function_runs(user: Runner) -> None:
@@ -173,12 +313,12 @@ def test_who_is_root_in_the_user_namespace_cannot_reach_the_interpreter(root: Ru
             target = only_child(process.pid)
             return [
                 nsapi.call(dumpable, target=target),
-                nsapi.call(dumpable, target=target, types=["net"]),
+                [nsapi.call(dumpable, target=target, types=[each]) for each in ("net", "pid", "mnt")],
                 nsapi.call(status, "Groups", target=target),
                 nsapi.call(os.getresuid, target=target),
             ]
 
-    assert root(body) == [0, 1, "", [0, 0, 0]]
+    assert root(body) == [0, [1, 0, 0], "", [0, 0, 0]]
 
 
 def test_a_hostile_root_reaches_no_interpreter(root: Runner) -> None:
@@ -197,6 +337,31 @@ def test_a_hostile_root_reaches_no_interpreter(root: Runner) -> None:
             return found
 
     assert root(body) == [True, [1, True], [0, False]]
+
+
+def test_a_fork_of_the_program_keeps_no_interpreter(root: Runner) -> None:
+    """It has copies of all files, also of the channel; and yet a call ends while it lives."""
+
+    def body() -> list[Any]:
+        from nsapi._interpreter import Interpreter, Recipe, request
+
+        interpreter = Interpreter()
+        with Recipe(nsapi.Config.new("uts")) as recipe:
+            interpreter.start(recipe)
+        other = os.fork()
+        if other == 0:
+            signal.pause()
+        try:
+            interpreter.until(time.monotonic() + 30)
+            value = interpreter.ask("abs", *request(abs, (-1,), {})).value()
+            interpreter.end()
+            return [value, interpreter.process.returncode]
+        finally:
+            os.kill(other, signal.SIGKILL)
+            os.waitpid(other, 0)
+            interpreter.kill()
+
+    assert root(body) == [1, 0]
 
 
 # ---- what comes back ----
@@ -224,6 +389,7 @@ def test_exceptions_are_the_real_ones(root: Runner) -> None:
                 nsapi.call(raise_it, error, config=config)
             except BaseException as caught:
                 found.append([repr(caught), "in raise_it" in str(caught.__cause__)])
+        found.append(list(refusal(lambda: nsapi.call(raise_odd, config=config))))
         for loads in (False, True):
             found.append(list(refusal(lambda: nsapi.call(raise_unpicklable, loads, config=config))))
         return found
@@ -232,6 +398,7 @@ def test_exceptions_are_the_real_ones(root: Runner) -> None:
         ["KeyError('a')", True],
         ["PermissionError(13, 'no')", True],
         ["KeyboardInterrupt('b')", True],
+        ["RuntimeError", "inside.raise_odd raised Odd: c, an exception that cannot be loaded here"],
         ["RuntimeError", "inside.raise_unpicklable raised Unpicklable: worse, an exception that cannot be pickled"],
         ["RuntimeError", "inside.raise_unpicklable raised Unpicklable: worse, an exception that cannot be loaded here"],
     ]
@@ -242,6 +409,8 @@ def test_what_cannot_be_pickled_is_named(root: Runner) -> None:
 
     def body() -> list[Any]:
         config = nsapi.Config.new("uts")
+        import functools
+
         lock = threading.Lock()
         three: Any = 3
         calls = [
@@ -251,6 +420,11 @@ def test_what_cannot_be_pickled_is_named(root: Runner) -> None:
             lambda: nsapi.call(threading.Lock, config=config),
             lambda: nsapi.call(no_file, config=config),
             lambda: nsapi.call(three, config=config),
+            lambda: nsapi.call(sockets_of, 254, config=config),
+            lambda: nsapi.call(
+                functools.partial(exec, "import threading; threading.Lock" + 9_000 * " "), lock, config=config
+            ),
+            lambda: nsapi.call(functools.partial(sockets_of), [bytes(10_000), lock], config=config),
         ]
 
         def no_file() -> None: ...
@@ -258,7 +432,7 @@ def test_what_cannot_be_pickled_is_named(root: Runner) -> None:
         vars(sys.modules["__main__"])["no_file"] = no_file
         no_file.__qualname__ = "no_file"
         answers = [refusal(each) for each in calls]
-        assert [name for name, _ in answers] == ["TypeError"] * 6
+        assert [name for name, _ in answers] == ["TypeError"] * 9, answers
         return [*(text for _, text in answers), children()]
 
     *texts, left = root(body)
@@ -273,6 +447,10 @@ def test_what_cannot_be_pickled_is_named(root: Runner) -> None:
     assert "method='fork'" in texts[0]
     assert "the result cannot be pickled" in texts[3]
     assert "no_file is of the caller's __main__, which is no file" in texts[4]
+    assert texts[6].startswith(
+        "inside.sockets_of: the result cannot be pickled: ValueError: 254 open files in one message"
+    )
+    assert max(map(len, texts)) < 1000
     assert "func: 3 cannot be called" in texts[5]
     assert left == []
 
@@ -311,9 +489,11 @@ def test_a_call_that_takes_too_long_is_ended(root: Runner) -> None:
                 nsapi.call(func, *args, config=nsapi.Config.new("pid"), timeout=0.3)
             except subprocess.TimeoutExpired as error:
                 found.append([error.timeout, error.cmd])
-        return [found, changed(before)]
+        late = [nsapi.call(abs, -1, config=nsapi.Config.new("pid"), timeout=each) for each in (float("inf"), 1e12)]
+        late.append(nsapi.clone(int).wait(float("inf")))
+        return [found, late, changed(before)]
 
-    assert root(body) == [[[0.3, "time.sleep"], [0.3, "_signal.pause"]], []]
+    assert root(body) == [[[0.3, "time.sleep"], [0.3, "_signal.pause"]], [1, 1, 0], []]
 
 
 def test_files_travel_both_ways(root: Runner) -> None:

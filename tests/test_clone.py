@@ -126,7 +126,7 @@ def test_child_that_is_dropped_warns(root: Runner) -> None:
 
 
 def test_child_is_a_whole_interpreter(root: Runner) -> None:
-    """The hooks of a fork are called, threads can be started, its own ids are right, and it can start programs."""
+    """Hooks of a fork are called, threads can be started and are waited for, ids are right, it can start programs."""
 
     def body() -> list[Any]:
         hooks: list[str] = []
@@ -148,10 +148,17 @@ def test_child_is_a_whole_interpreter(root: Runner) -> None:
             good += [nsapi.call(abs, -1, config=nsapi.Config.new("uts")) == 1]
             return sum(1 << at for at, each in enumerate(good) if not each)
 
-        child = nsapi.clone(work, flags=["uts", "ipc"])
-        return [child.wait(), hooks]
+        def leave_a_thread() -> None:
+            threading.Timer(0.05, os.write, (write, b"late")).start()
 
-    assert root(body) == [0, ["before", "parent"]]
+        child = nsapi.clone(work, flags=["uts", "ipc"])
+        found: list[Any] = [child.wait(), list(hooks)]
+        read, write = os.pipe()
+        nsapi.clone(leave_a_thread).wait()
+        os.close(write)
+        return [*found, os.read(read, 9).decode()]
+
+    assert root(body) == [0, ["before", "parent"], "late"]
 
 
 def test_a_program_with_threads_is_refused(user: Runner) -> None:
@@ -251,6 +258,23 @@ def test_closures_are_called_in_a_fork(user: Runner) -> None:
         20_000_000,
         [],
     ]
+
+
+def test_what_was_said_before_the_end_is_heard(user: Runner) -> None:
+    """Also by a caller who looks when the copy has ended already."""
+
+    def body() -> list[Any]:
+        from nsapi._channel import VALUE, Channel, dump
+        from nsapi._interpreter import Line
+
+        ours, theirs = socket.socketpair()
+        with ours, theirs, nsapi.clone(lambda: Channel(theirs).send(VALUE, *dump(7))) as child:
+            theirs.close()
+            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT)
+            answer = Line(ours, child.pidfd).hear("x")
+            return [answer and answer.value()]
+
+    assert user(body) == [7]
 
 
 def test_fork_joins_what_one_fork_can(root: Runner) -> None:

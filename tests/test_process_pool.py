@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -29,6 +30,7 @@ from inside import (
     raise_it,
     refusal,
     run_a_thread,
+    sockets_of,
     status,
     unshared,
     without_python,
@@ -222,8 +224,9 @@ def test_a_pool_that_is_dropped_ends(root: Runner) -> None:
 
     def body() -> list[Any]:
         pool = nsapi.ProcessPoolExecutor(2, config=nsapi.Config.new("uts"))
-        future = pool.submit(os.getpid)
-        del pool
+        future, lock = pool.submit(os.getpid), pool._state.lock
+        with lock:  # the collector may run anywhere
+            del pool
         pid = future.result()
         for thread in threading.enumerate():
             if thread is not threading.main_thread():
@@ -231,6 +234,66 @@ def test_a_pool_that_is_dropped_ends(root: Runner) -> None:
         return [pid > 0, children(), threading.active_count()]
 
     assert root(body) == [True, [], 1]
+
+
+def test_an_answer_for_which_there_is_no_memory_breaks_the_pool(root: Runner) -> None:
+    """Its rest would be taken for the next answer."""
+
+    def body() -> list[Any]:
+        import resource
+
+        with nsapi.ProcessPoolExecutor(1, config=nsapi.Config.new("uts")) as pool:
+            pool.submit(int).result()
+            size = int(status("VmSize").split()[0]) * 1024
+            resource.setrlimit(resource.RLIMIT_AS, (size + 2**25, -1))
+            error = type(pool.submit(bytes, 2**27).exception()).__name__
+            resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+            return [error, refusal(lambda: pool.submit(int).result())[0]]
+
+    assert root(body) == ["MemoryError", "BrokenProcessPool"]
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["after", "before"])
+@pytest.mark.parametrize("at", [0, 1], ids=["worker", "starter"])
+def test_ctrl_c_while_a_thread_is_started_leaves_nothing(root: Runner, at: int, begun: bool) -> None:
+    """Whether that has begun or not: no worker, no thread, no file of what is joined."""
+
+    def body(at: int, begun: bool) -> list[Any]:
+        starts = []
+
+        def start(thread: threading.Thread) -> None:
+            starts.append(thread)
+            if begun or len(starts) <= at:
+                real(thread)
+            if len(starts) > at:
+                raise KeyboardInterrupt
+
+        run_a_thread()
+        config = nsapi.Config.new("uts", net="/proc/self/ns/net")
+        before = everything()
+        real, threading.Thread.start = threading.Thread.start, start  # type: ignore[method-assign, assignment]
+        try:
+            nsapi.ProcessPoolExecutor(2, config=config)
+        except KeyboardInterrupt:
+            return [len(starts), changed(before)]
+        return []
+
+    assert root(body, at, begun) == [at + 1, []]
+
+
+def test_no_pool_is_begun_when_the_program_has_ended(root: Runner) -> None:
+    """It would not be ended with it: refused, and nothing has been started."""
+    code = """
+import atexit, nsapi, os, threading
+def late():
+    try:
+        nsapi.ProcessPoolExecutor(2, config=nsapi.Config.new("uts"))
+    except RuntimeError:
+        print(open("/proc/self/task/{}/children".format(os.getpid())).read() == "")
+atexit.register(late)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert [done.stdout, done.stderr] == ["True\n", ""]
 
 
 @pytest.mark.parametrize("end", ["", "pool.shutdown(wait=False)", "sys.exit(3)"])
@@ -273,14 +336,16 @@ def test_ctrl_c_reaches_calls_and_no_idle_worker(root: Runner) -> None:
 
 
 def test_files_travel(root: Runner) -> None:
-    """As with call; nothing of them is kept, neither here nor in the worker."""
+    """As with call; nothing of them is kept, neither here nor in the worker, and none where there is no room for all."""
 
     def body() -> list[Any]:
         def files_of_worker() -> int:
             pool.submit(int).result()  # now it has done with the call before
             return len(os.listdir(f"/proc/{children()[0]}/fd"))
 
-        with nsapi.ProcessPoolExecutor(1, config=nsapi.Config.new("net")) as pool:
+        before = len(fds())
+        config = nsapi.Config.new("net", uts="/proc/self/ns/uts")
+        with nsapi.ProcessPoolExecutor(1, config=config) as pool:
             here, there = len(fds()), files_of_worker()
             own = nsapi.current("net")
             same = all(pool.submit(id_of, own).result() == list(own.id) for _ in range(20))
@@ -288,6 +353,13 @@ def test_files_travel(root: Runner) -> None:
             own.close()
             for each in sockets:
                 each.close()
-            return [same, len(fds()) - here, files_of_worker() - there]
+            import resource
 
-    assert root(body) == [True, 0, 0]
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(fds()) + 9, limits[1]))
+            error = failure(pool.submit(sockets_of, 50).result)["errno"] == errno.EMFILE
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            found = [same, error, len(fds()) - here, files_of_worker() - there]
+        return [*found, len(fds()) - before]
+
+    assert root(body) == [True, True, 0, 0, 0]
