@@ -210,8 +210,11 @@ class _Load(Unpickler):
 
     def make_handle(self, index: int, words: str) -> Any:
         from nsapi._handle import NamespaceHandle
+        from nsapi._native import new_cell
 
-        return NamespaceHandle(self._take(index), words)
+        cell = new_cell()
+        cell[0] = self._take(index)
+        return NamespaceHandle(cell, words)
 
     def make_connection(self, index: int, *ways: bool) -> Any:
         from multiprocessing.connection import Connection
