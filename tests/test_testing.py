@@ -370,13 +370,12 @@ def test_other_plugins_cannot_run_a_marked_test_outside(user_session: Session) -
     user_session.write(
         "conftest.py",
         """
-import pytest
-from _pytest.runner import runtestprotocol
+import pytest, _pytest.runner
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item, nextitem):
     if "nsapi_inside" not in str(item.config.pluginmanager.list_name_plugin()).replace("-", "_"):
-        runtestprotocol(item, nextitem=nextitem)
+        _pytest.runner.runtestprotocol(item, nextitem=nextitem)
         return True
 """,
     )

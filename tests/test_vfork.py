@@ -799,6 +799,7 @@ RAW: dict[str, tuple[dict[str, Any], tuple[str, dict[str, Any]] | None, int]] = 
     "socket: no family": ({"slot": 1, "value": 999, "flags": 1}, None, errno.EAFNOSUPPORT),
     "socketpair: no pairs": ({"slot": 1, "value": 2, "flags": 1}, None, errno.EOPNOTSUPP),
     "socketpair: one slot": ({"slot": 19, "value": 1, "flags": 1}, None, errno.EINVAL),
+    "dumpable: no such state": ({"value": 2}, None, errno.EINVAL),
     "prlimit: no resource": ({"flags": 999}, None, errno.EINVAL),
     "keep: closed": ({"fd": 987}, None, errno.EBADF),
     "dup2: closed": ({"fd": 987, "value": 5}, None, errno.EBADF),
