@@ -36,13 +36,14 @@ if sys.platform == "linux":
     from cffi import FFI
 
     ffi = FFI()
-    ffi.cdef(Path("nsapi/_native.h").read_text())
+    for header in ("_native.h", "_scan.h"):
+        ffi.cdef(Path("nsapi", header).read_text())
     ffi.cdef("\n".join(f"#define {name} ..." for name in CONSTANTS))
     ffi.set_source(
         "nsapi._ffi",
-        '#include "_kernel.h"\n#include <sys/mount.h>\n#include "_native.h"',
-        sources=["nsapi/_native.c"],
-        **options("nsapi/_native.h"),
+        '#include "_kernel.h"\n#include <sys/mount.h>\n#include "_native.h"\n#include "_scan.h"',
+        sources=["nsapi/_native.c", "nsapi/_scan.c"],
+        **options("nsapi/_native.h", "nsapi/_scan.h"),
     )
 
 # Where _start.c knows the assembler, it takes the place of the C library.

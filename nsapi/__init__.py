@@ -19,6 +19,9 @@ The modules, from the words to the kernel:
 ``_handle``    NamespaceHandle: owns an fd on a namespace; current
 ``_target``    what a verb may be pointed at, and how that is pinned; open
 ``_enter``     enter, setns, unshare
+``_reference`` by what a namespace that was found is opened again
+``_snapshot``  Snapshot and NamespaceInfo: what was found, from every side
+``_discover``  discover: every namespace that can be reached (``_scan.c``)
 ``_arguments`` subprocess's arguments, made into what the kernel takes
 ``_pin``       create: a namespace without a process
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from nsapi._config import Config as Config
     from nsapi._config import Namespace as Namespace
     from nsapi._config import Namespaces as Namespaces
+    from nsapi._discover import discover as discover
     from nsapi._enter import enter as enter
     from nsapi._enter import setns as setns
     from nsapi._enter import unshare as unshare
@@ -56,6 +60,8 @@ if TYPE_CHECKING:
     from nsapi._pin import create as create
     from nsapi._process import Popen as Popen
     from nsapi._process import run as run
+    from nsapi._snapshot import NamespaceInfo as NamespaceInfo
+    from nsapi._snapshot import Snapshot as Snapshot
     from nsapi._target import open as open
     from nsapi._types import NamespaceType as NamespaceType
     from nsapi._types import is_namespace_supported as is_namespace_supported
@@ -71,6 +77,8 @@ _HOMES = {
     "_handle": ("NamespaceHandle", "current"),
     "_target": ("open",),
     "_enter": ("enter", "setns", "unshare"),
+    "_snapshot": ("NamespaceInfo", "Snapshot"),
+    "_discover": ("discover",),
     "_boot_env": ("boot_env", "start_initialization"),
     "_process": ("Popen", "run"),
     "_pin": ("create",),
@@ -88,15 +96,18 @@ __all__ = [
     "Namespace",
     "NamespaceError",
     "NamespaceHandle",
+    "NamespaceInfo",
     "NamespaceRestoreError",
     "NamespaceType",
     "Namespaces",
     "Popen",
+    "Snapshot",
     "Unsupported",
     "boot_env",
     "bootstrap_data",
     "create",
     "current",
+    "discover",
     "enter",
     "id_maps",
     "is_namespace_supported",

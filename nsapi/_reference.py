@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""By what a namespace that discover has found is opened again; each way is looked at before it is gone."""
+
+from __future__ import annotations
+
+import os
+from errno import EINVAL, ENOENT, ESRCH
+from typing import NamedTuple
+
+from nsapi import _native
+from nsapi._errors import NamespaceError
+from nsapi._handle import NamespaceHandle
+from nsapi._types import NamespaceType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Id = tuple[int, int]
+
+
+class Reference(NamedTuple):
+    """One way to a namespace.
+
+    ``path``: that path. ``mount``: that path in the mount namespace *of*. ``socket``: of process *pid*, number *fd*, whose
+    net namespace it is. ``owner``, ``parent``: of the namespace *of*. ``id``: by the kernel's id, *fd*. ``next``,
+    ``previous``: the mount namespace beside *of* in the kernel's list.
+    """
+
+    kind: str
+    path: str = ""
+    pid: int = 0
+    fd: int = 0
+    of: Id = (0, 0)
+
+    def __str__(self) -> str:
+        if self.kind == "path":
+            return self.path
+        if self.kind == "mount":
+            return f"{self.path} in mount namespace {self.of[1]}"
+        if self.kind == "socket":
+            return f"socket {self.fd} of process {self.pid}"
+        if self.kind == "id":
+            return f"id {self.fd}"
+        beside = " mount namespace" if self.kind in ("next", "previous") else ""
+        return f"{self.kind}{beside} of namespace {self.of[1]}"
+
+
+#: The requests of ioctl_nsfs(2) for relatives.
+KIN = {"owner": "NS_GET_USERNS", "parent": "NS_GET_PARENT"}
+
+
+def open_reference(
+    reference: Reference, open_other: Callable[[Id], NamespaceHandle], pids: Callable[[Id], list[int]]
+) -> int:
+    """Follow *reference*: an fd, which the caller owns, or -errno. It may be of anything by now: the caller looks.
+
+    *open_other* opens another namespace, *pids* tells who is in one; both are asked only where the way leads there.
+    """
+    kind = reference.kind
+    if kind == "path":
+        return open_path(reference.path)
+    if kind == "id":
+        return _native.open_by_id(reference.fd, 0, 0)
+    if kind == "socket":
+        return _open_socket(reference.pid, reference.fd)
+    if kind == "mount":
+        for pid in pids(reference.of):
+            fd = _open_beneath_root(pid, reference.path)
+            if fd >= 0:
+                return fd
+    with Closing(open_other(reference.of)) as other:
+        if kind == "mount":
+            return _open_inside(other, reference.path)
+        if kind in KIN:
+            return _native.ioctl(other.fileno(), KIN[kind])
+        return _native.mount_namespace_beside(other.fileno(), previous=kind == "previous")
+
+
+class Closing:
+    """Closes a handle at the end of the block, which does not enter it."""
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, handle: NamespaceHandle) -> None:
+        self._handle = handle
+
+    def __enter__(self) -> NamespaceHandle:
+        return self._handle
+
+    def __exit__(self, *exc: object) -> None:
+        self._handle.close()
+
+
+def open_path(path: str) -> int:
+    """Open a file of nsfs; -errno, EINVAL where it is of something else, of which nothing is opened but its place."""
+    try:
+        probe = os.open(path, _native.O_PATH | os.O_CLOEXEC)
+        try:
+            return _reopen(probe)
+        finally:
+            os.close(probe)
+    except OSError as error:
+        return -(error.errno or EINVAL)
+
+
+def _reopen(probe: int) -> int:
+    """Open for ioctls what an O_PATH fd is on."""
+    if _native.fs_magic(probe) != _native.constant("NSFS_MAGIC"):
+        return -EINVAL
+    return os.open(f"/proc/self/fd/{probe}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _open_beneath_root(pid: int, path: str) -> int:
+    """Open a path in the mount namespace of a process, through its root: its symbolic links lead nowhere else."""
+    try:
+        root = os.open(f"/proc/{pid}/root", _native.O_PATH | _native.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            probe = _native.open_beneath(root, os.fsencode(path))
+        finally:
+            os.close(root)
+        if probe < 0:
+            return probe
+        try:
+            return _reopen(probe)
+        finally:
+            os.close(probe)
+    except OSError as error:
+        return -(error.errno or EINVAL)
+
+
+def _open_socket(pid: int, fd: int) -> int:
+    """Open the net namespace of another process's socket, through a copy of it."""
+    pidfd = _native.pidfd_open(pid)
+    if pidfd < 0:
+        return pidfd
+    try:
+        copy = _native.pidfd_getfd(pidfd, fd)
+    finally:
+        os.close(pidfd)
+    if copy < 0:
+        return copy
+    try:
+        return _native.ioctl(copy, "SIOCGSKNS")
+    finally:
+        os.close(copy)
+
+
+def _open_inside(mnt: NamespaceHandle, path: str) -> int:
+    """Open a path in a mount namespace that no process is in: in a thread that goes there, and ends."""
+    import threading
+
+    lock, abandoned, found = threading.Lock(), False, [-ENOENT]
+
+    def go() -> None:
+        try:
+            with mnt.enter(unshare_fs=True):
+                probe = os.open(path, _native.O_PATH | os.O_CLOEXEC)
+                try:
+                    if _native.fs_magic(probe) != _native.constant("NSFS_MAGIC"):
+                        raise OSError(EINVAL, "no namespace")
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+                finally:
+                    os.close(probe)
+        except OSError as error:
+            found[0] = -(error.errno or EINVAL)
+            return
+        with lock:
+            if not abandoned:
+                found[0] = fd
+                return
+        os.close(fd)
+
+    thread = threading.Thread(target=go, name="nsapi-mount-namespace", daemon=True)
+    try:
+        thread.start()
+        thread.join()
+    except RuntimeError:  # no thread can be started, as while children are born in another pid namespace
+        return -ESRCH
+    except BaseException:
+        with lock:
+            abandoned = True
+        if found[0] >= 0:
+            os.close(found[0])
+        raise
+    return found[0]
+
+
+def check_same(fd: int, words: str, type: NamespaceType, id: Id, ns_id: int | None) -> NamespaceHandle:
+    """Make a handle of *fd*, which is its own from here on; NamespaceError, ENOENT, where it is another namespace."""
+    handle = NamespaceHandle(fd, words)
+    if handle.type is type and handle.id == id and (ns_id is None or handle.ns_id == ns_id):
+        return handle
+    handle.close()
+    raise NamespaceError(ENOENT, None, words, step=f"open {words}", type=type, hint="another namespace is there now")
