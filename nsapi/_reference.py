@@ -151,8 +151,10 @@ def _open_inside(mnt: NamespaceHandle, path: str) -> int:
     import threading
 
     lock, abandoned, found = threading.Lock(), False, [-ENOENT]
+    tid: list[int] = []
 
     def go() -> None:
+        tid.append(threading.get_native_id())
         try:
             with mnt.enter(unshare_fs=True):
                 probe = os.open(path, _native.O_PATH | os.O_CLOEXEC)
@@ -183,6 +185,10 @@ def _open_inside(mnt: NamespaceHandle, path: str) -> int:
         if found[0] >= 0:
             os.close(found[0])
         raise
+    for _ in range(1000):  # Python has joined it while the kernel still counts it, and refuses things to threads
+        if not os.path.exists(f"/proc/self/task/{tid[0]}"):
+            break
+        os.sched_yield()
     return found[0]
 
 
