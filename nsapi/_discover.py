@@ -429,9 +429,6 @@ class _Walk:
         if found.facts is None:
             return NamespaceInfo(found.type, (self.device, inode), **kept)
         _, _, _, ns_id, owner, parent, uid, nsid = found.facts
-        above = self.found.get(owner)
-        if uid < 0 and above is not None and above.facts is not None:
-            uid = above.facts[6]
         return NamespaceInfo(
             found.type,
             (self.device, inode),

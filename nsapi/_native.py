@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from nsapi._types import NamespaceType
 
-    #: type (CLONE_NEW*), device, inode, id or 0, inodes of owner and parent or 0, owner's uid or -1, nsid or -1
+    #: type (CLONE_NEW*), device, inode, id or 0, inodes of owner and parent or 0, uid of who made it or -1, nsid or -1
     Facts = tuple[int, int, int, int, int, int, int, int]
 
 

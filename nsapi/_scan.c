@@ -392,15 +392,21 @@ int nsapi_route_socket(void)
     return fd < 0 ? -errno : fd;
 }
 
-/* The inode number of a relative, in *ret: 0 where there is none, or it is hidden. 0, or -1: no fds. */
-static int relative(int fd, unsigned long request, uint64_t *ret)
+/*
+ * The inode number of a relative, in *ret, and the uid that made it, if it is a user namespace, in *ret_uid: both are left
+ * as they are where there is none, or it is hidden. 0, or -1: no fds.
+ */
+static int relative(int fd, unsigned long request, uint64_t *ret, int64_t *ret_uid)
 {
     struct stat status;
+    uint32_t uid;
     cleanup_close int kin = ioctl(fd, request);
     if (kin < 0)
         return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? -1 : 0;
     if (fstat(kin, &status) == 0)
         *ret = status.st_ino;
+    if (ret_uid && ioctl(kin, NS_GET_OWNER_UID, &uid) == 0)
+        *ret_uid = uid;
     return 0;
 }
 
@@ -418,11 +424,11 @@ int nsapi_describe(int fd, int route, nsapi_facts *ret)
     facts.inode = status.st_ino;
     if (ioctl(fd, NS_GET_ID, &id) == 0 || (type == CLONE_NEWNS && ioctl(fd, NS_GET_MNTNS_ID, &id) == 0))
         facts.id = id;
-    if (relative(fd, NS_GET_USERNS, &facts.owner) < 0)
+    if (relative(fd, NS_GET_USERNS, &facts.owner, type == CLONE_NEWUSER ? NULL : &facts.owner_uid) < 0)
         return -errno;
     if (type == CLONE_NEWUSER)
         facts.parent = facts.owner;
-    if (type == CLONE_NEWPID && relative(fd, NS_GET_PARENT, &facts.parent) < 0)
+    if (type == CLONE_NEWPID && relative(fd, NS_GET_PARENT, &facts.parent, NULL) < 0)
         return -errno;
     if (type == CLONE_NEWUSER && ioctl(fd, NS_GET_OWNER_UID, &uid) == 0)
         facts.owner_uid = uid;

@@ -55,7 +55,7 @@ typedef struct {
     uint64_t device, inode;
     uint64_t id;                    /* 0: the kernel tells none */
     uint64_t owner, parent;         /* inode numbers; 0: hidden, or none */
-    int64_t owner_uid;              /* of user namespaces; else -1 */
+    int64_t owner_uid;              /* who made it, or its owner if it is no user namespace; -1: hidden */
     int64_t nsid;                   /* of net namespaces, as the caller's calls it; else -1 */
     uint64_t type;                  /* CLONE_NEW* */
 } nsapi_facts;

@@ -145,7 +145,7 @@ class NamespaceInfo:
         the ids of the owning user namespace, and of the parent of a pid or user namespace; None where the kernel hides
         it from the caller, or there is none
     ``owner_uid``
-        the uid, as the caller sees it, that made a user namespace; for another type that of its owner
+        the uid, as the caller sees it, that made this user namespace, or for another type its owner; None where that is hidden
     ``nsid``
         the number by which the caller's net namespace knows this one, as ``ip netns list-id`` shows it; or None
     ``pinned``
