@@ -145,7 +145,7 @@ class NamespaceInfo:
         the ids of the owning user namespace, and of the parent of a pid or user namespace; None where the kernel hides
         it from the caller, or there is none
     ``owner_uid``
-        the uid, as the caller sees it, that made this user namespace, or for another type its owner; None where that is hidden
+        the uid, as the caller sees it, that made this user namespace, or for another type its owner; None if hidden
     ``nsid``
         the number by which the caller's net namespace knows this one, as ``ip netns list-id`` shows it; or None
     ``pinned``
@@ -233,7 +233,9 @@ class NamespaceInfo:
     @property
     def members(self) -> tuple[int, ...]:
         """The pids of the processes in it: the leaders, then the others, ascending. Reads their parents now."""
-        leaders = self.leaders
+        return self._leaders_first(self.leaders)
+
+    def _leaders_first(self, leaders: tuple[int, ...]) -> tuple[int, ...]:
         first = set(leaders)
         return (*leaders, *(pid for pid in self.pids if pid not in first))
 
@@ -299,7 +301,7 @@ class NamespaceInfo:
             "nsid": self.nsid,
             "nprocs": self.nprocs,
             "leaders": list(leaders),
-            "members": list(self.pids),
+            "members": list(self._leaders_first(leaders)),
             "threads": [list(each) for each in self.threads],
             "pinned": [{"path": pin.path, "mnt": list(pin.mnt), "here": pin.here} for pin in self.pinned],
             "references": list(self.references),
@@ -414,13 +416,16 @@ class Snapshot:
         """
         if by not in RELATIONS:
             raise ValueError(f"by: {by!r} is none of {', '.join(RELATIONS)}")
-        above = self._above_by_process() if by == "process" else None
+        if by == "process":
+            above = self._above_by_process()
+        else:
+            above = {each.id: each.owner_id if by == "owner" else each.parent_id for each in self._all}
+        _cut_circles(above)
         nodes = {each.id: Node(each) for each in self._all}
         tops: list[Node] = []
         for each in self._all:
-            id = above[each.id] if above is not None else each.owner_id if by == "owner" else each.parent_id
-            node = nodes[each.id]
-            (tops if id is None or id == each.id or id not in nodes else nodes[id].children).append(node)
+            id = above[each.id]
+            (tops if id is None or id not in nodes else nodes[id].children).append(nodes[each.id])
         return tuple(tops)
 
     def _above_by_process(self) -> dict[Id, Id | None]:
@@ -435,7 +440,7 @@ class Snapshot:
                 if inode != each.id[1]:
                     above[each.id] = (each.id[0], inode) if inode else None
                     break
-        return _without_circles(above)
+        return above
 
     def translate_pid(
         self, pid: int, from_: NamespaceInfo | NamespaceHandle | Id, to: NamespaceInfo | NamespaceHandle | Id
@@ -528,20 +533,19 @@ def _steps_up(namespace: NamespaceInfo, target: NamespaceInfo) -> int | None:
     return None
 
 
-def _without_circles(above: dict[Id, Id | None]) -> dict[Id, Id | None]:
-    """Let nothing stand above itself: what is read at different times may say so."""
+def _cut_circles(above: dict[Id, Id | None]) -> None:
+    """Let nothing stand above itself: what was read at different times may say so."""
     safe: set[Id] = set()
     for id in above:
-        path: list[Id] = []
+        way: set[Id] = set()
         each: Id | None = id
-        while each is not None and each in above and each not in safe:
-            if each in path:
-                above[each] = None
-                break
-            path.append(each)
-            each = above[each]
-        safe.update(path)
-    return above
+        while each is not None and each not in safe:
+            way.add(each)
+            next = above.get(each)
+            if next in way:
+                above[each] = next = None
+            each = next
+        safe |= way
 
 
 def _dot(text: str) -> str:
