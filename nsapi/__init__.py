@@ -19,6 +19,7 @@ The modules, from the words to the kernel:
 ``_handle``    NamespaceHandle: owns an fd on a namespace; current
 ``_target``    what a verb may be pointed at, and how that is pinned; open
 ``_enter``     enter, setns, unshare
+``_tasks``     which process is in which namespaces; what /proc tells of processes
 ``_reference`` by what a namespace that was found is opened again
 ``_snapshot``  Snapshot and NamespaceInfo: what was found, from every side
 ``_discover``  discover: every namespace that can be reached (``_scan.c``)

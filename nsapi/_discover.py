@@ -12,7 +12,8 @@ from nsapi._errors import NamespaceError, hint
 from nsapi._handle import NamespaceHandle
 from nsapi._native import LINK_WIDTH, SOURCES, TASK_WIDTH
 from nsapi._reference import KIN, Id, Reference, open_reference
-from nsapi._snapshot import NamespaceInfo, Pin, Snapshot, Tasks, Thread
+from nsapi._snapshot import NamespaceInfo, Pin, Snapshot, Thread
+from nsapi._tasks import Tasks
 from nsapi._types import NamespaceType, flags_of, parse_types
 
 TYPE_CHECKING = False

@@ -30,7 +30,7 @@ LAYERS = """
     _process
     _world _snapshot
     _reference
-    _target
+    _target _tasks
     _handle _idmap _bootstrap _launcher
     _arguments
     _switch

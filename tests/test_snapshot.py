@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsapi import NamespaceInfo, NamespaceType, Snapshot
-from nsapi._snapshot import Pin, Tasks, Thread
+from nsapi._snapshot import Pin, Thread
+from nsapi._tasks import Tasks
 
 DEVICE = 4
 Id = tuple[int, int]
