@@ -57,7 +57,12 @@ def discover(
     _native.require()
     wanted = _types(types)
     with _Walk(wanted, _sources(sources)) as walk:
-        walk.run()
+        try:
+            walk.run()
+        except NamespaceError:
+            raise
+        except OSError as error:
+            raise NamespaceError(error.errno or EINVAL, None, error.filename or "/proc", step="scan /proc") from None
         return walk.snapshot()
 
 
@@ -125,8 +130,6 @@ class _Walk:
             if _native.fs_magic(self.proc) != _native.constant("PROC_SUPER_MAGIC"):
                 raise NamespaceError(EXDEV, None, "/proc", step="open /proc", hint=hint(EXDEV, "open_own"))
             self.device = os.stat("thread-self/ns/mnt", dir_fd=self.proc).st_dev
-            if NamespaceType.NET in self.wanted:
-                self.route = max(_native.route_socket(), -1)  # without one, the numbers of net namespaces are not told
         except NamespaceError:
             self.__exit__()
             raise
@@ -148,6 +151,8 @@ class _Walk:
 
     def run(self) -> None:
         scan = self._scan()
+        if NamespaceType.NET in self.wanted:  # not before, or it would be found; without one, nsid is not told
+            self.route = max(_native.route_socket(), -1)
         rows = array("I", scan.processes)
         columns = {each: rows[2 + number :: TASK_WIDTH] for number, each in enumerate(TYPES)}
         self.tasks = Tasks(rows[0::TASK_WIDTH], columns)
@@ -387,6 +392,7 @@ class _Walk:
                     before, inode = inode, os.fstat(beside).st_ino
                     if inode not in self.found:
                         self._describe(os.dup(beside), inode)
+                    if inode in self.found and not self.tasks.of(NamespaceType.MNT, inode):
                         self.found[inode].refer(Reference(kind, of=(self.device, before)))
 
     # ---- listns ----

@@ -186,6 +186,9 @@ typedef struct {
 #ifndef RESOLVE_IN_ROOT
 #define RESOLVE_IN_ROOT 0x10
 #endif
+#ifndef RESOLVE_CACHED
+#define RESOLVE_CACHED 0x20 /* Linux 5.12 */
+#endif
 
 /* A file handle of nsfs, Linux 6.18; what it is of need not be looked up first. */
 typedef struct {

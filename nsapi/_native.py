@@ -435,9 +435,9 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
     return int(lib.nsapi_pidfd_getfd(pidfd, fd))
 
 
-def open_beneath(dir: int, path: bytes) -> int:
-    """Open *path*, O_PATH, with *dir* as its root; that, or -errno."""
-    return int(lib.nsapi_open_beneath(dir, path))
+def open_mount_point(dir: int, path: bytes, device: int) -> int:
+    """Open *path*, O_PATH, with *dir* as its root, if it is on *device*; no file server is asked. That, or -errno."""
+    return int(lib.nsapi_open_mount_point(dir, path, device))
 
 
 def nsfs_mounts(id: int) -> list[bytes] | int:

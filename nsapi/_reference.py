@@ -66,7 +66,7 @@ def open_reference(
         return _open_socket(reference.pid, reference.fd)
     if kind == "mount":
         for pid in pids(reference.of):
-            fd = _open_beneath_root(pid, reference.path)
+            fd = _opened(_open_mount_point(f"/proc/{pid}/root", reference.path, reference.of[0]))
             if fd >= 0:
                 return fd
     with Closing(open_other(reference.of)) as other:
@@ -95,11 +95,7 @@ class Closing:
 def open_path(path: str) -> int:
     """Open a file of nsfs; -errno, EINVAL where it is of something else, of which nothing is opened but its place."""
     try:
-        probe = os.open(path, _native.O_PATH | os.O_CLOEXEC)
-        try:
-            return _reopen(probe)
-        finally:
-            os.close(probe)
+        return _opened(os.open(path, _native.O_PATH | os.O_CLOEXEC))
     except OSError as error:
         return -(error.errno or EINVAL)
 
@@ -111,22 +107,28 @@ def _reopen(probe: int) -> int:
     return os.open(f"/proc/self/fd/{probe}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _open_beneath_root(pid: int, path: str) -> int:
-    """Open a path in the mount namespace of a process, through its root: its symbolic links lead nowhere else."""
+def _open_mount_point(root: str, path: str, device: int) -> int:
+    """Open what is mounted at *path* below *root*, O_PATH: its symbolic links lead to nothing outside."""
     try:
-        root = os.open(f"/proc/{pid}/root", _native.O_PATH | _native.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            probe = _native.open_beneath(root, os.fsencode(path))
-        finally:
-            os.close(root)
-        if probe < 0:
-            return probe
-        try:
-            return _reopen(probe)
-        finally:
-            os.close(probe)
+        dir = os.open(root, _native.O_PATH | _native.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         return -(error.errno or EINVAL)
+    try:
+        return _native.open_mount_point(dir, os.fsencode(path), device)
+    finally:
+        os.close(dir)
+
+
+def _opened(probe: int) -> int:
+    """Make of an O_PATH fd, which is closed, or of -errno, what :func:`_reopen` does."""
+    if probe < 0:
+        return probe
+    try:
+        return _reopen(probe)
+    except OSError as error:
+        return -(error.errno or EINVAL)
+    finally:
+        os.close(probe)
 
 
 def _open_socket(pid: int, fd: int) -> int:
@@ -155,23 +157,19 @@ def _open_inside(mnt: NamespaceHandle, path: str) -> int:
 
     def go() -> None:
         tid.append(threading.get_native_id())
+        fd = -ENOENT
         try:
             with mnt.enter(unshare_fs=True):
-                probe = os.open(path, _native.O_PATH | os.O_CLOEXEC)
-                try:
-                    if _native.fs_magic(probe) != _native.constant("NSFS_MAGIC"):
-                        raise OSError(EINVAL, "no namespace")
-                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-                finally:
-                    os.close(probe)
+                fd = _open_mount_point("/", path, mnt.id[0])
         except OSError as error:
-            found[0] = -(error.errno or EINVAL)
-            return
+            if fd >= 0:
+                os.close(fd)
+            fd = -(error.errno or EINVAL)
         with lock:
             if not abandoned:
                 found[0] = fd
-                return
-        os.close(fd)
+            elif fd >= 0:
+                os.close(fd)
 
     thread = threading.Thread(target=go, name="nsapi-mount-namespace", daemon=True)
     try:
@@ -189,7 +187,7 @@ def _open_inside(mnt: NamespaceHandle, path: str) -> int:
         if not os.path.exists(f"/proc/self/task/{tid[0]}"):
             break
         os.sched_yield()
-    return found[0]
+    return _opened(found[0])  # here: there, /proc may be another, or a false one
 
 
 def check_same(fd: int, words: str, type: NamespaceType, id: Id, ns_id: int | None) -> NamespaceHandle:

@@ -211,15 +211,13 @@ static int column_of(const walk *self, const char *text)
     return -1;
 }
 
-/* The inode number of what is open, if it is of nsfs: one that was opened where it is mounted has that path as its text. */
-static uint32_t mounted_namespace(const walk *self, int dir, const char *name)
+/* The inode number of a file, if it is on that device; else 0. No file server is asked: it might not answer. */
+static uint32_t inode_on(uint64_t device, int dir, const char *name, int flags)
 {
     nsapi_statx status;
-    /* No file server is asked: it might not answer. */
-    if (syscall(SYS_statx, dir, name, NSAPI_AT_STATX_DONT_SYNC, NSAPI_STATX_INO, &status) < 0)
+    if (syscall(SYS_statx, dir, name, flags | NSAPI_AT_STATX_DONT_SYNC, NSAPI_STATX_INO, &status) < 0)
         return 0;
-    bool same = makedev(status.dev_major, status.dev_minor) == self->device;
-    return same ? (uint32_t)status.ino : 0;
+    return makedev(status.dev_major, status.dev_minor) == device ? (uint32_t)status.ino : 0;
 }
 
 static uint32_t namespace_of_socket(int pidfd, unsigned int fd)
@@ -279,8 +277,8 @@ static int scan_fds(walk *self, int process, uint32_t pid)
         uint32_t ns = 0;
         if (column >= 0)
             ns = number(text + self->lengths[column] + 2);
-        else if (text[0] == '/' && strncmp(text, "/dev/", 5) != 0)
-            ns = mounted_namespace(self, fd, name);
+        else if (text[0] == '/' && strncmp(text, "/dev/", 5) != 0) /* it may have been opened where it is mounted */
+            ns = inode_on(self->device, fd, name, 0);
         if (ns && add_link(self, (nsapi_link){ pid, number(name), ns, column, NSAPI_FDS }) < 0)
             return -1;
     }
@@ -470,11 +468,26 @@ int nsapi_pidfd_getfd(int pidfd, int fd)
     return copy < 0 ? -errno : (int)copy;
 }
 
-int nsapi_open_beneath(int dir, const char *path)
+int nsapi_open_mount_point(int dir, const char *path, uint64_t device)
 {
+    enum { TRIES = 10 };
     nsapi_open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS };
+    how.resolve |= RESOLVE_CACHED; /* what is a mount point is in the cache, with all above it */
     long fd = syscall(SYS_openat2, dir, path, &how, sizeof how);
-    return fd < 0 ? -errno : (int)fd;
+    if (fd < 0 && errno == EINVAL) {
+        how.resolve &= ~(uint64_t)RESOLVE_CACHED;
+        fd = syscall(SYS_openat2, dir, path, &how, sizeof how);
+    }
+    /* It may also have been busy: something was renamed or mounted meanwhile. */
+    for (int tries = 0; fd < 0 && errno == EAGAIN && tries < TRIES; tries++)
+        fd = syscall(SYS_openat2, dir, path, &how, sizeof how);
+    if (fd < 0)
+        return -errno;
+    if (!inode_on(device, (int)fd, "", AT_EMPTY_PATH)) {
+        close((int)fd);
+        return -ENOENT;
+    }
+    return (int)fd;
 }
 
 /* ---- mounts of nsfs ---- */

@@ -72,8 +72,11 @@ int nsapi_list_ids(uint64_t last, uint64_t types, uint64_t *ret, int count);
 int nsapi_mount_namespace_beside(int fd, int previous);
 /* A copy of the fd of another process. The fd, or -errno. */
 int nsapi_pidfd_getfd(int pidfd, int fd);
-/* Open *path*, O_PATH, with *dir* as "/". The fd, or -errno. */
-int nsapi_open_beneath(int dir, const char *path);
+/*
+ * Open a mount point, O_PATH, with *dir* as "/", if what is mounted there is on *device*. The fd, or -errno; EAGAIN where a
+ * file server would have to be asked, who may be a stranger's and never answer (Linux 5.12; before, it is asked).
+ */
+int nsapi_open_mount_point(int dir, const char *path, uint64_t device);
 
 /*
  * Where namespaces are mounted in the mount namespace *id*: for each "net:[4026531840]", NUL, the mount point, NUL, in

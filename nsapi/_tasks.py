@@ -8,6 +8,7 @@ from array import array
 from errno import EMFILE, ENFILE
 from typing import NamedTuple
 
+from nsapi._errors import NamespaceError
 from nsapi._types import NamespaceType
 
 TYPE_CHECKING = False
@@ -66,7 +67,7 @@ def _read(path: str) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (EMFILE, ENFILE):
-            raise
+            raise NamespaceError(error.errno, None, path, step=f"read {path}") from None
         return b""
     try:
         return os.read(fd, 1 << 16)
