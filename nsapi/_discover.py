@@ -152,7 +152,8 @@ class _Walk:
     def run(self) -> None:
         scan = self._scan()
         if NamespaceType.NET in self.wanted:  # not before, or it would be found; without one, nsid is not told
-            self.route = max(_native.route_socket(), -1)
+            self.route = _native.route_socket()
+            _refuse(-self.route)
         rows = array("I", scan.processes)
         columns = {each: rows[2 + number :: TASK_WIDTH] for number, each in enumerate(TYPES)}
         self.tasks = Tasks(rows[0::TASK_WIDTH], columns)
