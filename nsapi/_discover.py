@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from errno import EACCES, EINVAL, EMFILE, ENFILE, EPERM, EXDEV
+from errno import EACCES, EBADF, EINVAL, EMFILE, ENFILE, ENOENT, EPERM, ESRCH, EXDEV
 
 from nsapi import _native
 from nsapi._errors import NamespaceError, hint
@@ -35,6 +35,9 @@ def discover(
     sources: str | Iterable[str] = SOURCES,
 ) -> Snapshot:
     """Find every namespace that can be reached from here. Changes nothing, and the calling thread stays where it is.
+
+    Who is where is as the thread's own /proc shows it. Only what is mounted in a mount namespace that no process is in, and
+    is known from nowhere else, is opened by a thread that goes there and ends.
 
     *types* is one type, or several: only these are in the answer; all where it is None. *sources* says where to look, in
     these words; all by default, which takes about twice as long as processes alone:
@@ -234,7 +237,8 @@ class _Walk:
         if inode not in self.found:
             fd = self._open_reference(reference)
             if fd < 0:
-                self._skip(source, "denied" if -fd in (EACCES, EPERM) else "ended")
+                reasons = {EACCES: "denied", EPERM: "denied", ENOENT: "ended", ESRCH: "ended", EBADF: "ended"}
+                self._skip(source, reasons.get(-fd, "failed"))
                 return None
             if not self._describe(fd, inode):
                 self._skip(source, "ended")
@@ -450,11 +454,11 @@ class _Walk:
 
     def _unseen(self) -> tuple[str, ...]:
         words = {
-            "processes": "namespaces of {} processes, and what is open there: needs CAP_SYS_PTRACE",
-            "threads": "namespaces of {} threads: needs CAP_SYS_PTRACE",
-            "fds": "what is open in {} processes: needs CAP_SYS_PTRACE",
-            "sockets": "net namespaces of {} sockets: needs CAP_SYS_PTRACE, and CAP_NET_ADMIN there",
-            "mounts": "what is mounted in {} mount namespaces: needs CAP_SYS_ADMIN",
+            "processes": "processes: the namespaces of {}, and what is open there, need CAP_SYS_PTRACE",
+            "threads": "threads: the namespaces of {} need CAP_SYS_PTRACE",
+            "fds": "fds: what is open in {} processes needs CAP_SYS_PTRACE",
+            "sockets": "sockets: the net namespaces of {} need CAP_SYS_PTRACE, and CAP_NET_ADMIN there",
+            "mounts": "mounts: what is mounted in {} mount namespaces needs CAP_SYS_ADMIN",
         }
         counts = {source: reasons.get("denied", 0) for source, reasons in self.skipped.items()}
         told = tuple(text.format(counts[source]) for source, text in words.items() if counts.get(source))

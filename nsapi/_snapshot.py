@@ -99,6 +99,11 @@ class NamespaceInfo:
         object.__setattr__(self, "type", type)
         object.__setattr__(self, "id", id)
 
+    def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
+        """Be unpickled, or copied: always with the snapshot that it is of."""
+        for name, value in state[1].items():
+            object.__setattr__(self, name, value)
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name}: a NamespaceInfo tells what was found, and cannot be changed")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from array import array
 from typing import Any
 
@@ -120,6 +121,7 @@ def test_json_holds_it_all(host: tuple[Snapshot, World]) -> None:
     loaded = json.loads(text)
     assert loaded == snapshot.to_dict()
     assert json.loads(snapshot.to_json(indent=2)) == loaded
+    assert pickle.loads(pickle.dumps(snapshot)).to_dict() == loaded
     assert loaded["schema"] == 1
     assert [tuple(each["id"]) for each in loaded["namespaces"]] == [each.id for each in snapshot]
     for told, info in zip(loaded["namespaces"], snapshot, strict=True):
