@@ -317,7 +317,7 @@ class _Walk:
     def _meet_links(self, rows: array[int]) -> None:
         sockets = _native.source_number("sockets")
         for start in range(0, len(rows), LINK_WIDTH):
-            pid, fd, inode, _, source = rows[start : start + LINK_WIDTH]
+            pid, fd, inode, source = rows[start : start + LINK_WIDTH]
             if source == sockets:
                 self._meet(inode, NamespaceType.NET, Reference("socket", pid=pid, fd=fd), "sockets")
             else:

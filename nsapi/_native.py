@@ -349,8 +349,8 @@ def constant(name: str) -> int:
 
 # ---- what discover asks (_scan.c) ----
 
-#: The uint32 of a task: pid, tid, then an inode number for each name; and of a link: pid, fd, inode, column, source.
-TASK_WIDTH, LINK_WIDTH = 12, 5
+#: The uint32 of a task: pid, tid, then an inode number for each name; and of a link: pid, fd, inode, source.
+TASK_WIDTH, LINK_WIDTH = 12, 4
 
 
 class Scan:
@@ -363,13 +363,13 @@ class Scan:
         self.links = _rows(raw.links, LINK_WIDTH)
         self.skipped = {
             (source, reason): int(count)
-            for source in SOURCES[:-1]
+            for source in SOURCES[:5]
             for reason, counts in (("ended", raw.gone), ("denied", raw.denied), ("failed", raw.failed))
             if (count := counts[source_number(source)])
         }
 
 
-#: The words of discover's sources; all but the last are known to the C core.
+#: The words of discover's sources; the C core knows the first five.
 SOURCES = ("processes", "threads", "children", "fds", "sockets", "mounts", "ancestors")
 
 

@@ -248,7 +248,7 @@ static int scan_socket(walk *self, uint32_t pid, uint32_t fd, int *pidfd)
     uint32_t ns = *pidfd < 0 ? 0 : namespace_of_socket(*pidfd, fd);
     if (!ns)
         return skip(self->scan, NSAPI_SOCKETS);
-    return add_link(self, (nsapi_link){ pid, fd, ns, -1, NSAPI_SOCKETS });
+    return add_link(self, (nsapi_link){ pid, fd, ns, NSAPI_SOCKETS });
 }
 
 static int scan_fds(walk *self, int process, uint32_t pid)
@@ -279,7 +279,7 @@ static int scan_fds(walk *self, int process, uint32_t pid)
             ns = number(text + self->lengths[column] + 2);
         else if (text[0] == '/' && strncmp(text, "/dev/", 5) != 0) /* it may have been opened where it is mounted */
             ns = inode_on(self->device, fd, name, 0);
-        if (ns && add_link(self, (nsapi_link){ pid, number(name), ns, column, NSAPI_FDS }) < 0)
+        if (ns && add_link(self, (nsapi_link){ pid, number(name), ns, NSAPI_FDS }) < 0)
             return -1;
     }
     errno = fds.error;

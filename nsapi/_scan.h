@@ -14,7 +14,6 @@ enum nsapi_source {
     NSAPI_CHILDREN,         /* only a word for what is skipped: the columns come with the processes */
     NSAPI_FDS,              /* a link for each that is open on a namespace */
     NSAPI_SOCKETS,          /* a link for each socket, with its net namespace */
-    NSAPI_MOUNTS,
     NSAPI_SOURCES
 };
 
@@ -28,8 +27,7 @@ typedef struct {
     uint32_t pid;
     uint32_t fd;
     uint32_t ns;                    /* inode number */
-    int32_t column;                 /* its type; -1: not known yet */
-    int32_t source;                 /* FDS or SOCKETS */
+    uint32_t source;                /* FDS or SOCKETS */
 } nsapi_link;
 
 typedef struct {
