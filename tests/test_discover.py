@@ -301,6 +301,40 @@ def test_processes_that_end_meanwhile_are_no_error(anyone: Runner) -> None:
     assert anyone(body, under=under) == [1, 8, True]
 
 
+def test_many_threads_look_at_once(anyone: Runner) -> None:
+    """Each gets the whole answer, also one that is elsewhere itself, which is then found as a thread; nobody has moved."""
+
+    def body() -> Any:
+        first = threading.Thread(target=nsapi.discover)  # from here on the C library catches a signal of its own
+        first.start()
+        first.join()
+        while len(os.listdir("/proc/self/task")) > 1:
+            pass
+        before = everything()
+        answers: list[Any] = []
+
+        def look(*, elsewhere: bool) -> None:
+            if elsewhere:
+                nsapi.unshare("uts")
+            for _ in range(5):
+                snapshot = nsapi.discover("uts")
+                mine = tuple(same_id("/proc/thread-self/ns/uts"))
+                tids = [thread.tid for thread in snapshot[mine].threads]
+                answers.append(mine in snapshot and elsewhere == (threading.get_native_id() in tids))
+
+        away = [False, False, os.geteuid() == 0]
+        threads = [threading.Thread(target=look, kwargs={"elsewhere": each}) for each in away]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        while len(os.listdir("/proc/self/task")) > 1:  # Python has joined them, the kernel is about to
+            pass
+        return [answers.count(True), [key for key, value in everything().items() if value != before[key]]]
+
+    assert anyone(body, under=ALONE if anyone.name == "root" else ()) == [15, []]
+
+
 @pytest.mark.parametrize("sources", [SOURCES, ["mounts"], ["processes", "ancestors"]], ids=["all", "mounts", "some"])
 def test_no_free_fds_is_an_error(root: Runner, sources: list[str]) -> None:
     """With too few fds the answer would lack things: it is EMFILE, at every number, until one suffices."""
