@@ -318,7 +318,7 @@ def test_many_threads_look_at_once(anyone: Runner) -> None:
                 nsapi.unshare("uts")
             for _ in range(5):
                 snapshot = nsapi.discover("uts")
-                mine = tuple(same_id("/proc/thread-self/ns/uts"))
+                mine: Any = tuple(same_id("/proc/thread-self/ns/uts"))
                 tids = [thread.tid for thread in snapshot[mine].threads]
                 answers.append(mine in snapshot and elsewhere == (threading.get_native_id() in tids))
 
