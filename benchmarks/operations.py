@@ -182,6 +182,39 @@ def discover_lsns() -> Perform:
     return lambda: subprocess.run(["lsns", "--raw"], stdout=subprocess.DEVNULL, check=True)
 
 
+def socket_handle() -> Perform:
+    """Make a socket in a net namespace by a handle, and close it."""
+    handle = _net_elsewhere()
+    return lambda: handle.socket().close()
+
+
+def socket_named() -> Perform:
+    """Make it by a name, which has to be opened each time."""
+    handle = _name_elsewhere()
+    return lambda: nsapi.socket(handle).close()
+
+
+def socket_pyroute2() -> Perform:
+    """Do the same by pyroute2, which forks a process that sends it."""
+    from pyroute2 import netns  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+    name = _name_elsewhere()
+    return lambda: netns.create_socket(name).close()
+
+
+def _name_elsewhere() -> str:
+    """Name a net namespace as `ip netns add` does, in a mount namespace that nobody else sees."""
+    nsapi.unshare("mnt")
+    path = Path("/run/netns/elsewhere")
+    for command in ("--make-rprivate /", "-t tmpfs none /run"):
+        subprocess.run(["mount", *command.split()], check=True)
+    path.parent.mkdir()
+    path.touch()
+    with _cat_elsewhere() as cat:
+        subprocess.run(["mount", "--bind", f"/proc/{cat.pid}/ns/net", str(path)], check=True)
+    return path.name
+
+
 def _start(code: str) -> Perform:
     found = [importlib.util.find_spec(name) for name in ("nsapi", "attrs", "_cffi_backend")]
     files = [Path(spec.origin) for spec in found if spec is not None and spec.origin is not None]

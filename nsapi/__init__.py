@@ -19,6 +19,8 @@ The modules, from the words to the kernel:
 ``_handle``    NamespaceHandle: owns an fd on a namespace; current
 ``_target``    what a verb may be pointed at, and how that is pinned; open
 ``_enter``     enter, setns, unshare
+``_elsewhere`` sockets made where an fd or a path leads, by one call of the C core
+``_sockets``   socket, socketpair
 ``_tasks``     which process is in which namespaces; what /proc tells of processes
 ``_reference`` by what a namespace that was found is opened again
 ``_snapshot``  Snapshot and NamespaceInfo: what was found, from every side
@@ -27,19 +29,28 @@ The modules, from the words to the kernel:
 ``_pin``       create: a namespace without a process
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
 ``_process``   Popen, run
+``_asyncio``   create_subprocess_exec: Popen on an asyncio loop
 ``_world``     what a plan needs to know of the caller, and the fds lent to one spawn
 ``_launcher``  the program that makes what a vfork child cannot; told and heard
 ``_bootstrap`` the message that it is sent, which is runc's; bootstrap_data
 ``oci``        Config from and to the files of container runtimes; load, dump
+``testing``    the pytest plugin: netns, sandbox, two markers
+``_marks``     what the markers say, and whether it can be had here
+``_testrun``   a marked test in a pytest inside, reported outside
 ``_errors``    NamespaceError: the step, the errno, the usual remedy
 ============== =============================================================================
 
 Names are loaded when they are first used (PEP 562), so that ``import nsapi`` costs next to nothing.
+
+To pytest, which rewrites the assertions of packages that have a plugin, and warns where one is imported already:
+PYTEST_DONT_REWRITE.
 """
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nsapi import oci as oci
+    from nsapi import testing as testing
+    from nsapi._asyncio import create_subprocess_exec as create_subprocess_exec
     from nsapi._boot_env import boot_env as boot_env
     from nsapi._boot_env import start_initialization as start_initialization
     from nsapi._bootstrap import bootstrap_data as bootstrap_data
@@ -63,6 +74,8 @@ if TYPE_CHECKING:
     from nsapi._process import run as run
     from nsapi._snapshot import NamespaceInfo as NamespaceInfo
     from nsapi._snapshot import Snapshot as Snapshot
+    from nsapi._sockets import socket as socket
+    from nsapi._sockets import socketpair as socketpair
     from nsapi._target import open as open
     from nsapi._types import NamespaceType as NamespaceType
     from nsapi._types import is_namespace_supported as is_namespace_supported
@@ -82,14 +95,18 @@ _HOMES = {
     "_discover": ("discover",),
     "_boot_env": ("boot_env", "start_initialization"),
     "_process": ("Popen", "run"),
+    "_asyncio": ("create_subprocess_exec",),
     "_pin": ("create",),
+    "_sockets": ("socket", "socketpair"),
     "_bootstrap": ("bootstrap_data",),
     "_launcher": (),
 }
-_MODULES = ("oci",)
+_MODULES = ("oci", "testing")
+_LATE = ("testing",)  # it imports pytest, which need not be here
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-#: Star-import leaves out ``open``, which would hide the built-in.
+#: Star-import leaves out ``open`` and ``socket``, which would hide the built-in and the module, and ``testing``, which
+#: needs pytest.
 __all__ = [
     "Config",
     "IDMap",
@@ -107,6 +124,7 @@ __all__ = [
     "boot_env",
     "bootstrap_data",
     "create",
+    "create_subprocess_exec",
     "current",
     "discover",
     "enter",
@@ -117,6 +135,7 @@ __all__ = [
     "oci",
     "run",
     "setns",
+    "socketpair",
     "start_initialization",
     "unshare",
 ]
@@ -140,11 +159,12 @@ def _load_all() -> None:
     from importlib import import_module
 
     for name in (*_HOMES, *_MODULES):
-        import_module(f"nsapi.{name}")
+        if name not in _LATE:
+            import_module(f"nsapi.{name}")
     for name in ("encodings.ascii", "fcntl", "resource", "select", "signal", "warnings"):
         import_module(name)
 
 
 def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
-    return sorted({*globals(), *_HOME_OF, *_MODULES})
+    """List the public names, loaded or not, but what not everybody can load: ``help(nsapi)`` loads all."""
+    return sorted({*globals(), *_HOME_OF, *_MODULES} - {name for name in _LATE if name not in globals()})

@@ -14,6 +14,8 @@ from nsapi._types import NamespaceType, types_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from socket import socket as plain_socket
     from typing import Any
 
     from typing_extensions import Self
@@ -43,17 +45,16 @@ class NamespaceHandle(_switch.Leaving):
         try:
             self._type = type_of(fd, words)
             if type is not None and type is not self._type:
-                raise refused(
-                    EINVAL,
-                    f"it is a {self._type.proc_name} namespace, and {type.proc_name} was asked for",
-                    filename=words,
-                    type=type,
-                )
+                raise self._is_not(type)
             status = os.fstat(fd)
             self._id = status.st_dev, status.st_ino
         except BaseException:
             self.close()
             raise
+
+    def _is_not(self, type: NamespaceType) -> NamespaceError:
+        why = f"it is a {self._type.proc_name} namespace, and {type.proc_name} was asked for"
+        return refused(EINVAL, why, filename=self._words, type=type)
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
@@ -152,6 +153,29 @@ class NamespaceHandle(_switch.Leaving):
     def enter(self, *, unshare_fs: bool = False) -> Inside:
         """Make a context manager that enters, as ``with handle:`` does, and can be told *unshare_fs* of :func:`enter`."""
         return Inside(self, unshare_fs=unshare_fs)
+
+    def socket(self, family: int = -1, type: int = -1, proto: int = -1) -> plain_socket:
+        """Make a plain ``socket.socket`` in this net namespace, and use it here; as :func:`nsapi.socket` does.
+
+        -1 is what ``socket.socket`` takes it for: AF_INET, SOCK_STREAM, 0. NamespaceError, EINVAL, for another type.
+        """
+        loaded = _elsewhere or _load_elsewhere()
+        (made,) = self._have_made(loaded.make, loaded.call("socket", family, type, proto))
+        return made
+
+    def _have_made(self, make: Callable[[Any, int, str], list[plain_socket]], call: Any) -> list[plain_socket]:
+        users = self._users
+        try:
+            users.append(None)
+            if self._closed:
+                raise ValueError(f"the handle on {self!r} is closed")
+            if self._type is not NamespaceType.NET:
+                raise self._is_not(NamespaceType.NET)
+            return make(call, self._fd, self._words)
+        finally:
+            del users[-1]
+            if self._closed:
+                self._close_unused()
 
     def close(self) -> None:
         """Close the fd, and those of :attr:`owner` and :attr:`parent`. More than once is no error.
@@ -258,6 +282,18 @@ class Inside(_switch.Leaving):
         """Go there, the calling thread alone; gives the handle."""
         self._handle._go(self, unshare_fs=self._unshare_fs)
         return self._handle
+
+
+_elsewhere: Any = None
+
+
+def _load_elsewhere() -> Any:
+    """Load what makes sockets, and with it the socket module, which others need not pay for."""
+    global _elsewhere
+    from nsapi import _elsewhere as loaded
+
+    _elsewhere = loaded
+    return loaded
 
 
 def duplicate_fd(fd: int) -> int:

@@ -304,6 +304,30 @@ static int step_loopback(const nsapi_step *step, nsapi_state *state)
     return (int)SYS(ioctl, fd, SIOCSIFFLAGS, &request);
 }
 
+/* The casts: int is what these two take, and what Python has put in. */
+static int step_socket(const nsapi_step *step, nsapi_state *state)
+{
+    int fd = (int)SYS(socket, (int)step->value, (int)step->flags | SOCK_CLOEXEC, (int)step->length);
+    if (fd < 0)
+        return -1;
+    state->fd[step->slot] = fd;
+    return 0;
+}
+
+static int step_socketpair(const nsapi_step *step, nsapi_state *state)
+{
+    /* The kernel writes the numbers before it knows whether there will be sockets: not into slots, which are closed. */
+    int pair[2];
+    if (step->slot + 1 >= NSAPI_SLOTS) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (SYS(socketpair, (int)step->value, (int)step->flags | SOCK_CLOEXEC, (int)step->length, pair) < 0)
+        return -1;
+    memcpy(&state->fd[step->slot], pair, sizeof pair);
+    return 0;
+}
+
 static int step_mount(const nsapi_step *step, nsapi_state *state)
 {
     (void)state;
@@ -519,6 +543,8 @@ static int (*const perform[NSAPI_OPS])(const nsapi_step *, nsapi_state *) = {
     [NSAPI_SETHOSTNAME] = step_sethostname,
     [NSAPI_SETDOMAINNAME] = step_setdomainname,
     [NSAPI_LOOPBACK] = step_loopback,
+    [NSAPI_SOCKET] = step_socket,
+    [NSAPI_SOCKETPAIR] = step_socketpair,
     [NSAPI_MOUNT] = step_mount,
     [NSAPI_CLOSE_ON_EXEC] = step_close_on_exec,
     [NSAPI_KEEP] = step_keep,
@@ -573,12 +599,16 @@ int nsapi_leave(const nsapi_program *back, nsapi_state *state)
     return state->errnum ? -1 : 0;
 }
 
-/* In one call, so that no byte of Python, and no signal handler of it, runs between a failure and the way back. */
-int nsapi_enter(const nsapi_program *there, const nsapi_program *back, nsapi_state *state)
+static void make_new(nsapi_state *state)
 {
     *state = (nsapi_state){ .step = -1, .pid = -1, .pidfd = -1 };
     for (int slot = 0; slot < NSAPI_SLOTS; slot++)
         state->fd[slot] = -1;
+}
+
+/* In one call, so that no byte of Python, and no signal handler of it, runs between a failure and the way back. */
+static int run_or_go_back(const nsapi_program *there, const nsapi_program *back, nsapi_state *state)
+{
     if (nsapi_run(there, state) == 0)
         return 0;
     int step = state->step, errnum = state->errnum;
@@ -587,6 +617,39 @@ int nsapi_enter(const nsapi_program *there, const nsapi_program *back, nsapi_sta
     state->step = step;
     state->errnum = errnum;
     return -1;
+}
+
+int nsapi_enter(const nsapi_program *there, const nsapi_program *back, nsapi_state *state)
+{
+    make_new(state);
+    return run_or_go_back(there, back, state);
+}
+
+/* Look before opening: a FIFO would wait, a device might do something. */
+static int open_namespace(const char *path)
+{
+    struct statfs fs;
+    if (statfs(path, &fs) < 0)
+        return -1;
+    if (fs.f_type != NSFS_MAGIC) {
+        errno = EINVAL;
+        return -1;
+    }
+    return open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+}
+
+int nsapi_errand(const nsapi_program *errand, const nsapi_program *back, nsapi_state *state, int fd, const char *path)
+{
+    make_new(state);
+    cleanup_close int own = path ? open_namespace(path) : -1;
+    if (path && own < 0) {
+        state->errnum = errno;
+        return -1;
+    }
+    state->fd[NSAPI_LENT] = path ? own : fd;
+    int result = run_or_go_back(errand, back, state);
+    state->fd[NSAPI_LENT] = -1;
+    return result;
 }
 
 /* ---- the vfork child ---- */

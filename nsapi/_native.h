@@ -7,6 +7,7 @@
  */
 
 #define NSAPI_SLOTS 20
+#define NSAPI_LENT 19 /* the slot of where nsapi_errand goes */
 
 /* Each is one small function in _native.c; what a step reads of its struct stands beside its name. */
 enum nsapi_op {
@@ -24,6 +25,8 @@ enum nsapi_op {
     NSAPI_SETHOSTNAME,      /* data, length */
     NSAPI_SETDOMAINNAME,    /* data, length */
     NSAPI_LOOPBACK,         /* brings "lo" up */
+    NSAPI_SOCKET,           /* value: family; flags: type; length: protocol. -> slot */
+    NSAPI_SOCKETPAIR,       /* the same -> slot and the one after it */
     NSAPI_MOUNT,            /* data: source and type; path: target; flags: MS_* */
     NSAPI_CLOSE_ON_EXEC,    /* every fd from 3 on */
     NSAPI_KEEP,             /* fd: inherited over exec */
@@ -83,11 +86,16 @@ typedef struct {
 } nsapi_state;
 
 /*
- * All return 0, or -1 with what failed in *state. nsapi_enter makes *state new; the others take its slots as they are, so
- * that steps need not be made again for other fds: nsapi_spawn finds in them what its caller lends it.
+ * All return 0, or -1 with what failed in *state. nsapi_enter and nsapi_errand make *state new; the others take its slots
+ * as they are, so that steps need not be made again for other fds: nsapi_spawn finds in them what its caller lends it.
+ *
+ * nsapi_errand has in NSAPI_LENT the fd, or the namespace at path if that is not NULL, which it opens and closes. Where it
+ * cannot be opened nothing has been done, and the step is -1.
  */
 int nsapi_run(const nsapi_program *program, nsapi_state *state);
 int nsapi_enter(const nsapi_program *there, const nsapi_program *back, nsapi_state *state);
+int nsapi_errand(const nsapi_program *errand, const nsapi_program *back, nsapi_state *state, int fd,
+                 const char *path);
 int nsapi_leave(const nsapi_program *back, nsapi_state *state);
 int nsapi_spawn(const nsapi_program *program, nsapi_state *state, char *stack);
 

@@ -202,6 +202,8 @@ class State:
 if TYPE_CHECKING or sys.platform == "linux":
     _STATE = ffi.typeof("nsapi_state *")
     _EXEC = ffi.typeof("nsapi_exec *")
+    LENT: int = lib.NSAPI_LENT
+    _NULL = ffi.NULL
     _POINTER = ffi.sizeof("char *")
     _EMPTY = ffi.new(_STATE, {"step": -1, "pid": -1, "pidfd": -1, "fd": [-1] * lib.NSAPI_SLOTS})
 
@@ -217,11 +219,17 @@ def _failure(program: Program, state: State) -> NamespaceError:
     return failure(program.steps, state.raw.step, state.raw.errnum, name)
 
 
-def failure(steps: Sequence[Step], index: int, errnum: int, executable: Any) -> NamespaceError:
-    """Make the error for the step of this index; *executable* is the name of what an exec was to execute."""
+def failure(steps: Sequence[Step], index: int, errnum: int, executable: Any, target: object = None) -> NamespaceError:
+    """Make the error for the step of this index; *executable* is the name of what an exec was to execute.
+
+    *target* is what the steps were lent, where that is not in their words.
+    """
     step = steps[index]
     names = tuple(each.proc_name for each in step.types)
     words, filename = step.words, step.filename
+    if target is not None:
+        filename = target
+        words = f"{words} of {target}" if step.slot == LENT else words
     if step.op == "exec" and step.slot < 0 and executable is not None:
         filename = executable
         words = f"{words} {os.fsdecode(filename)}"
@@ -246,13 +254,32 @@ def run(program: Program, state: State) -> None:
 def enter(program: Program, back: Program, state: State) -> None:
     """Perform the steps in the calling thread; if one fails, perform *back* in the same call. *state* begins anew."""
     if lib.nsapi_enter(program.raw, back.raw, state.raw) < 0:
-        error = _failure(program, state)
-        if not state.raw.lost:
-            raise error
-        lost = NamespaceRestoreError(
-            state.raw.lost, step=f"going back after: {error.step}", hint="this thread stays half-way: let it end"
-        )
-        raise lost from error
+        _raise_undone(_failure(program, state), state)
+
+
+def errand(program: Program, back: Program, state: State, where: int | bytes, target: str) -> None:
+    """Perform the steps as :func:`enter` does, the slot LENT being *where*, a lent fd or a path, which is opened and closed.
+
+    *target* names it in errors.
+    """
+    fd, path = (-1, where) if isinstance(where, bytes) else (where, _NULL)
+    if lib.nsapi_errand(program.raw, back.raw, state.raw, fd, path) < 0:
+        if state.raw.step < 0:
+            raise NamespaceError(state.raw.errnum, None, target, step=f"open {target}")
+        error = failure(program.steps, state.raw.step, state.raw.errnum, None, target)
+        if program.steps[state.raw.step].op == "return" and state.raw.lost:
+            raise _lost(state.raw.lost, error.step)
+        _raise_undone(error, state)
+
+
+def _raise_undone(error: NamespaceError, state: State) -> None:
+    if not state.raw.lost:
+        raise error
+    raise _lost(state.raw.lost, f"going back after: {error.step}") from error
+
+
+def _lost(errnum: int, step: str | None) -> NamespaceRestoreError:
+    return NamespaceRestoreError(errnum, step=step, hint="this thread stays half-way: let it end")
 
 
 def leave(back: Program, state: State) -> None:

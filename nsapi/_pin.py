@@ -32,7 +32,11 @@ def create(type: NamespaceType | str, *, name: str | None = None, path: Any = No
     for each in fields:
         if each not in ("maps", "uid_mappings", "gid_mappings", "setgroups"):
             raise TypeError(f"{each}: is no field of a user namespace; maps, uid_mappings, gid_mappings, setgroups are")
-    config = Config.new(type, **fields)
+    return hold(Config.new(type, **fields), type)
+
+
+def hold(config: Config, type: NamespaceType | str) -> NamespaceHandle:
+    """Make what *config* says and give a handle on its namespace of *type*; no process is left in it."""
     from nsapi import _launcher
 
     launcher, owned = _launcher.executable(joins=False)

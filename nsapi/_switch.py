@@ -56,14 +56,7 @@ class Trip:
         """Before going, set what has been saved: who may not do that could not come back."""
         if self._careful is None:
             returns = [
-                Step(
-                    "check_return",
-                    f"check that the {each.types[0].proc_name} namespace can be returned to",
-                    slot=each.slot,
-                    flags=each.flags,
-                    types=each.types,
-                    filename=self._moves[0].filename,  # in aid of which
-                )
+                _check_return(each, self._moves[0].filename)  # in aid of which
                 for each in sorted(
                     self._saves, key=lambda each: NamespaceType.MNT in each.types
                 )  # it moves root and cwd
@@ -71,6 +64,28 @@ class Trip:
             ]
             self._careful = Program([*self._saves, *returns, *self._moves])
         return self._careful
+
+
+def _check_return(saved: Step, filename: object = None) -> Step:
+    words = f"check that the {saved.types[0].proc_name} namespace can be returned to"
+    return Step("check_return", words, slot=saved.slot, flags=saved.flags, types=saved.types, filename=filename)
+
+
+class Errand:
+    """Steps made in a namespace of *type* within one call of the C core, which goes there and back.
+
+    It serves any target and any thread. What the steps make is in *slots*, which do not begin before 1.
+    """
+
+    __slots__ = ("careful", "flag", "quick", "slots", "undo")
+
+    def __init__(self, type: NamespaceType, steps: Sequence[Step], slots: Sequence[int]) -> None:
+        home, back = own(type, 0), _back_program((type,)).steps
+        there = Step("setns", f"setns {type.proc_name}", slot=_native.LENT, flags=type.flag, types=(type,))
+        self.flag, self.slots = type.flag, slots
+        self.quick = Program([home, there, *steps, *back])
+        self.careful = Program([home, _check_return(home), there, *steps, *back])
+        self.undo = Program([*back, *(Step("close", "close", slot=slot) for slot in slots)])
 
 
 class _Me:
@@ -217,9 +232,7 @@ def enter(owner: object, trip: Trip) -> None:
     """Go there. If that fails, the thread is where it was, or NamespaceRestoreError says that it is lost."""
     me = thread.me
     if me.lost is not None:
-        raise NamespaceRestoreError(
-            EINVAL, step="check", hint=f"this thread could not go back earlier, and is lost: {me.lost}"
-        )
+        raise _lost(me.lost)
     there = trip.careful() if trip.flags & ~me.proven else trip.quick()
     state = me.spare.pop() if me.spare else State()
     entry = (owner, trip.back, state)
@@ -256,6 +269,33 @@ def leave(owner: object) -> None:
     del me.entered[-1]
     me.proven |= state.returned
     me.spare.append(state)
+
+
+def _lost(why: NamespaceRestoreError) -> NamespaceRestoreError:
+    return NamespaceRestoreError(
+        EINVAL, step="check", hint=f"this thread could not go back earlier, and is lost: {why}"
+    )
+
+
+def run(errand: Errand, where: int | bytes, words: str, state: State) -> None:
+    """Run the errand in the namespace of an fd, which is lent, or at a path; *words* name it in errors.
+
+    If it fails nothing has been made, and the thread is where it was, or NamespaceRestoreError says that it is lost. What
+    has been made is in *state*, also after KeyboardInterrupt, which may come when all is done.
+    """
+    me = thread.me
+    if me.lost is not None:
+        raise _lost(me.lost)
+    try:
+        _native.errand(errand.careful if errand.flag & ~me.proven else errand.quick, errand.undo, state, where, words)
+    except NamespaceRestoreError as error:
+        me.lost = error
+        raise
+    except BaseException:
+        if state.moved:  # KeyboardInterrupt, right after the C core had not come back
+            _return(me, errand.undo, state)
+        raise
+    me.proven |= errand.flag
 
 
 class Leaving:

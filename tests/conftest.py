@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -23,6 +24,10 @@ REPOSITORY = Path(__file__).parent.parent
 USER = 61234  # nobody's; the tests' ordinary user
 AS_OTHER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=-all")
 CI = os.environ.get("CI") == "true"
+
+for each in (signal.SIGINT, signal.SIGQUIT):  # ignored in what a shell's script starts by `&`, and so in all it starts
+    if signal.getsignal(each) is signal.SIG_IGN:
+        signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
 
 PRELUDE = """
 import errno, json, os, pathlib, signal, socket, subprocess, sys, threading, time, warnings
@@ -149,7 +154,7 @@ def user_python(library: Path) -> str:
     shutil.copytree(REPOSITORY, build, ignore=shutil.ignore_patterns(".git", ".venv", "build", "*.so", ".*_cache"))
     for command in (
         ["/usr/bin/python3", "-m", "venv", str(venv)],
-        [str(venv / "bin/pip"), "install", "--quiet", str(build)],
+        [str(venv / "bin/pip"), "install", "--quiet", str(build), "pytest"],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

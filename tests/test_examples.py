@@ -70,6 +70,7 @@ def test_every_example_is_tested_here() -> None:
     boot = ["boot_asyncio.py", "boot_multiprocessing.py", "boot_subprocess.py"]
     init = ["init_child.py", "init_parent.py"]
     others = [
+        "asyncio_subprocess.py",
         "discover.py",
         "enter_net.py",
         "errors.py",
@@ -78,6 +79,8 @@ def test_every_example_is_tested_here() -> None:
         "join_process.py",
         "quickstart.py",
         "run_isolated.py",
+        "socket_elsewhere.py",
+        "test_with_namespaces.py",
         "with_init.py",
     ]
     assert sorted([*boot, *init, *others]) == EXAMPLES
@@ -125,6 +128,15 @@ def test_enter_net_serves_one_address_in_two_namespaces(examples: Examples) -> N
     assert not any(number in own for number in numbers)
 
 
+def test_socket_elsewhere_serves_one_address_in_two_namespaces(examples: Examples) -> None:
+    red, blue, here = examples.privileged_lines("socket_elsewhere.py")
+    pattern = r"<NamespaceHandle net:\[(\d+)\]>: the server of net:\[\1\] has answered"
+    numbers = {re.fullmatch(pattern, line)[1] for line in (red, blue)}  # type: ignore[index]
+    assert len(numbers) == 2
+    assert here.endswith(", and is: True")
+    assert not any(number in here for number in numbers)
+
+
 def test_run_isolated_tells_three_ends_apart(examples: Examples) -> None:
     assert examples.lines("run_isolated.py") == [
         "uname -n: sandbox",
@@ -155,7 +167,7 @@ def test_join_process_joins_all_some_and_half(examples: Examples) -> None:
     assert joined_all != outside == joined_two == joined_one
 
 
-@pytest.mark.parametrize("name", ["enter_net.py", "join_process.py"])
+@pytest.mark.parametrize("name", ["enter_net.py", "join_process.py", "socket_elsewhere.py"])
 def test_without_privilege_they_say_what_is_needed(name: str, users_examples: Examples) -> None:
     done = users_examples(name)
     assert (done.returncode, done.stdout) == (1, "")
@@ -193,6 +205,24 @@ def test_ids_are_looked_up_and_mapped(examples: Examples) -> None:
     assert len(reason) == (1 if "," not in uids else 0)
     assert re.fullmatch(r"0 is \d+ outside, 4000000000 is None", known)
     assert last == "the kernel has them: True"
+
+
+def test_tests_in_namespaces_pass(examples: Examples) -> None:
+    done = examples("test_with_namespaces.py")
+    assert done.returncode == 0, done
+    if examples.runner.name == "root":
+        assert " 5 passed in " in done.stdout
+    else:
+        assert "needs namespaces (net): [Errno 1] Operation not permitted: clone net (step 1 of " in done.stdout
+        assert " 4 passed, 1 skipped in " in done.stdout
+
+
+def test_asyncio_subprocess_serves_one_port_twice_at_a_time(examples: Examples) -> None:
+    assert examples.lines("asyncio_subprocess.py") == [
+        "red: the client 0, the server -9",
+        "blue: the client 0, the server -9",
+        "after its timeout: -9",
+    ]
 
 
 def test_boot_subprocess_ends_as_its_program(examples: Examples) -> None:

@@ -30,7 +30,7 @@ MODULES = {f"nsapi/{path.name}" for path in (REPOSITORY / "nsapi").glob("*.py")}
 TYPING = {"nsapi/py.typed", "nsapi/_ffi.pyi"}
 COMPILED = {"nsapi/_ffi.abi3.so", "nsapi/_boot.abi3.so", "nsapi/_launch"}
 C_SOURCES = {f"nsapi/{path.name}" for path in (REPOSITORY / "nsapi").glob("_*.[ch]")}
-DIST_INFO = {"METADATA", "WHEEL", "RECORD", "top_level.txt", "licenses/LICENSE"}
+DIST_INFO = {"METADATA", "WHEEL", "RECORD", "top_level.txt", "entry_points.txt", "licenses/LICENSE"}
 #: What a build leaves in a tree, and what belongs to one checkout only.
 NOT_SOURCE = shutil.ignore_patterns(
     *(".git", ".venv", "build", "dist", "_build", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis")
@@ -211,6 +211,13 @@ def test_metadata_says_what_it_needs(wheel: Path) -> None:
     supported = {line.rsplit(" ", 1)[1] for line in told.get_all("Classifier", []) if ":: Python :: 3." in line}
     assert supported >= {"3.10", "3.11", "3.12", "3.13"}
     assert "Typing :: Typed" in told.get_all("Classifier", [])
+
+
+def test_pytest_finds_the_plugin(wheel: Path) -> None:
+    """By an entry point of the module's own name: `-p nsapi.testing` is the same plugin, and `-p no:nsapi.testing` none."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+        assert archive.read(name).decode().split() == ["[pytest11]", "nsapi.testing", "=", "nsapi.testing"]
 
 
 def test_test_extra_has_what_the_suite_imports(wheel: Path) -> None:

@@ -28,6 +28,7 @@ MODEL = """
 
 def go_elsewhere(platform: str) -> None:
     """Make of this fresh interpreter one of another system: its name, no C core, nothing that only Linux's Python has."""
+    import asyncio
     import resource
     import select
     import signal
@@ -36,6 +37,7 @@ def go_elsewhere(platform: str) -> None:
     import attrs  # and with it all of the standard library that it uses: they know their way about
 
     assert attrs
+    assert asyncio
     absent: Any = None
     for name in ("nsapi._ffi", "cffi", "_cffi_backend"):
         sys.modules[name] = absent
@@ -153,6 +155,7 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
             "Popen": programs,
             "boot_env": [(each,) for each in configs],
             "bootstrap_data": [(each,) for each in configs],
+            "create_subprocess_exec": [(*argv, keywords) for argv, keywords in programs],
             "create": [("user",), ("user", {"maps": "auto"})],
             "discover": [("net",), (["net", "pid"],), (None, {"sources": "fds"})],
             "id_maps": [(each,) for each in ("root", "auto", "identity", 4321, Process())],
@@ -161,6 +164,8 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
             "open": [(target, "net") for target in targets],
             "run": programs,
             "start_initialization": [(len, [])],
+            "socket": [(each,) for each in targets],
+            "socketpair": [(each,) for each in targets],
             "setns": [(0,), (99, "net"), (-1,), (0, 1 << 30), (File(), "net")],
             "unshare": [("net",), ("user", "uts"), (1 << 30,)],
         }
@@ -175,6 +180,8 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
             if name == "enter":
                 with made:
                     pass
+            if hasattr(made, "send"):
+                made.send(None)  # as a loop would
             return made
 
         public = {name for name in dir(nsapi) if not name.startswith("_")} - set(model)
