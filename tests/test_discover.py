@@ -39,34 +39,43 @@ from nsapi._native import SOURCES
 ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
+def alone(runner: Runner) -> tuple[str, ...]:
+    """The same for an ordinary user, who stays one: in a user namespace that maps himself alone, and without privilege."""
+    return ALONE if runner.name == "root" else (*ALONE, "--map-current-user")
+
+
 # ---- the same as lsns ----
 
 
-def test_finds_what_lsns_finds(root: Runner) -> None:
+def test_finds_what_lsns_finds(anyone: Runner) -> None:
     """No namespace of lsns is missing, and each has as many processes, the same first of them, and the same uid."""
 
     def body() -> list[Any]:
-        with unshared("--net", "--uts"), unshared("--user", "--map-root-user", "--ipc"), unshared("--pid", "--fork"):
-            lsns = subprocess.run(
-                ["lsns", "--json", "--output", "NS,TYPE,NPROCS,PID,UID"], capture_output=True, text=True, check=True
-            )
+        user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        lsns = ["lsns", "--json", "--output", "NS,TYPE,NPROCS,PID,UID"]
+        with (
+            unshared(*user, "--net", "--uts"),
+            unshared("--user", "--map-root-user", "--ipc"),
+            unshared(*user, "--pid", "--fork"),
+        ):
+            listed = subprocess.run(lsns, capture_output=True, text=True, check=True)
             snapshot = nsapi.discover()
+            ours = []
+            for each in snapshot:
+                if each.nprocs:
+                    first = snapshot.process(each.pids[0])
+                    assert first is not None
+                    ours.append([each.type.proc_name, each.id[1], each.nprocs, first.pid, first.uid])
         own = [each.id[1] for each in snapshot.of(os.getpid())]
         theirs = [
             # lsns counts itself, which ended before us
             [row["type"], row["ns"], row["nprocs"] - (row["ns"] in own), row["pid"], row["uid"]]
-            for row in json.loads(lsns.stdout)["namespaces"]
+            for row in json.loads(listed.stdout)["namespaces"]
         ]
-        ours = []
-        for each in snapshot:
-            if each.nprocs:
-                first = snapshot.process(each.pids[0])
-                # they have been killed meanwhile; all but one were root's
-                ours.append([each.type.proc_name, each.id[1], each.nprocs, each.pids[0], first.uid if first else 0])
         return [sorted(theirs), sorted(ours)]
 
     tool("lsns")
-    theirs, ours = root(body, under=ALONE)
+    theirs, ours = anyone(body, under=alone(anyone))
     assert theirs == ours
     assert len(ours) >= 13
 
@@ -215,7 +224,7 @@ def test_finds_what_one_thing_keeps_alive(
 
     if kind in ROOT_ONLY and holder.name == "user":
         pytest.skip("needs privilege over a mount namespace: an ordinary user has none over his own")
-    under = ALONE if holder.name == "root" else ()
+    under = alone(holder)
     assert holder(body, kind, source, type, str(readable_tmp), under=under) == {
         "type": type,
         "opened": [type, True, True],
@@ -297,8 +306,7 @@ def test_processes_that_end_meanwhile_are_no_error(anyone: Runner) -> None:
                 each.join()
         return [len(own), len(own.pop()), sorted(fds()) == sorted({0, 1, 2} & set(fds()))]
 
-    under = ALONE if anyone.name == "root" else ()
-    assert anyone(body, under=under) == [1, 8, True]
+    assert anyone(body, under=alone(anyone)) == [1, 8, True]
 
 
 def test_many_threads_look_at_once(anyone: Runner) -> None:
@@ -332,7 +340,7 @@ def test_many_threads_look_at_once(anyone: Runner) -> None:
             pass
         return [answers.count(True), [key for key, value in everything().items() if value != before[key]]]
 
-    assert anyone(body, under=ALONE if anyone.name == "root" else ()) == [15, []]
+    assert anyone(body, under=alone(anyone)) == [15, []]
 
 
 @pytest.mark.parametrize("sources", [SOURCES, ["mounts"], ["processes", "ancestors"]], ids=["all", "mounts", "some"])
