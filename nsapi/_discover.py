@@ -249,7 +249,7 @@ class _Walk:
 
     def _open_reference(self, reference: Reference) -> int:
         try:
-            fd = open_reference(reference, self._open_found, self._pids)
+            fd = open_reference(reference, self.device, self._open_found, self._pids)
         except NamespaceError as error:
             fd = -(error.errno or EINVAL)
         _refuse(-fd)

@@ -462,6 +462,11 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
     return int(lib.nsapi_pidfd_getfd(pidfd, fd))
 
 
+def inode_on(device: int, fd: int) -> int:
+    """Tell the inode number of what *fd* is on, if it is on *device*, else 0; no file server is asked."""
+    return int(lib.nsapi_inode_on(device, fd))
+
+
 def open_mount_point(dir: int, path: bytes, device: int) -> int:
     """Open *path*, O_PATH, with *dir* as its root, if it is on *device*; no file server is asked. That, or -errno."""
     return int(lib.nsapi_open_mount_point(dir, path, device))

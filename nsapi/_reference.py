@@ -51,22 +51,22 @@ KIN = {"owner": "NS_GET_USERNS", "parent": "NS_GET_PARENT"}
 
 
 def open_reference(
-    reference: Reference, open_other: Callable[[Id], NamespaceHandle], pids: Callable[[Id], list[int]]
+    reference: Reference, device: int, open_other: Callable[[Id], NamespaceHandle], pids: Callable[[Id], list[int]]
 ) -> int:
-    """Follow *reference*: an fd, which the caller owns, or -errno. It may be of anything by now: the caller looks.
+    """Follow *reference*: an fd, which the caller owns, or -errno. It is on *device*, and may be of any namespace by now.
 
     *open_other* opens another namespace, *pids* tells who is in one; both are asked only where the way leads there.
     """
     kind = reference.kind
     if kind == "path":
-        return open_path(reference.path)
+        return _open_path(reference.path, device)
     if kind == "id":
         return _native.open_by_id(reference.fd, 0, 0)
     if kind == "socket":
         return _open_socket(reference.pid, reference.fd)
     if kind == "mount":
         for pid in pids(reference.of):
-            fd = _opened(_open_mount_point(f"/proc/{pid}/root", reference.path, reference.of[0]))
+            fd = _opened(_open_mount_point(f"/proc/{pid}/root", reference.path, device), device)
             if fd >= 0:
                 return fd
     with Closing(open_other(reference.of)) as other:
@@ -92,19 +92,13 @@ class Closing:
         self._handle.close()
 
 
-def open_path(path: str) -> int:
-    """Open a file of nsfs; -errno, EINVAL where it is of something else, of which nothing is opened but its place."""
+def _open_path(path: str, device: int) -> int:
+    """Open a file of nsfs. Of something else, which it may be by now, only the place is opened."""
     try:
-        return _opened(os.open(path, _native.O_PATH | os.O_CLOEXEC))
+        probe = os.open(path, _native.O_PATH | os.O_CLOEXEC)
     except OSError as error:
         return -(error.errno or EINVAL)
-
-
-def _reopen(probe: int) -> int:
-    """Open for ioctls what an O_PATH fd is on."""
-    if _native.fs_magic(probe) != _native.constant("NSFS_MAGIC"):
-        return -EINVAL
-    return os.open(f"/proc/self/fd/{probe}", os.O_RDONLY | os.O_CLOEXEC)
+    return _opened(probe, device)
 
 
 def _open_mount_point(root: str, path: str, device: int) -> int:
@@ -119,12 +113,14 @@ def _open_mount_point(root: str, path: str, device: int) -> int:
         os.close(dir)
 
 
-def _opened(probe: int) -> int:
-    """Make of an O_PATH fd, which is closed, or of -errno, what :func:`_reopen` does."""
+def _opened(probe: int, device: int) -> int:
+    """Open for ioctls what an O_PATH fd is on, which is closed; or hand -errno on."""
     if probe < 0:
         return probe
     try:
-        return _reopen(probe)
+        if not _native.inode_on(device, probe):
+            return -ENOENT
+        return os.open(f"/proc/self/fd/{probe}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         return -(error.errno or EINVAL)
     finally:
@@ -187,7 +183,7 @@ def _open_inside(mnt: NamespaceHandle, path: str) -> int:
         if not os.path.exists(f"/proc/self/task/{tid[0]}"):
             break
         os.sched_yield()
-    return _opened(found[0])  # here: there, /proc may be another, or a false one
+    return _opened(found[0], mnt.id[0])  # here: there, /proc may be another, or a false one
 
 
 def check_same(fd: int, words: str, type: NamespaceType, id: Id, ns_id: int | None) -> NamespaceHandle:

@@ -211,13 +211,17 @@ static int column_of(const walk *self, const char *text)
     return -1;
 }
 
-/* The inode number of a file, if it is on that device; else 0. No file server is asked: it might not answer. */
 static uint32_t inode_on(uint64_t device, int dir, const char *name, int flags)
 {
     nsapi_statx status;
     if (syscall(SYS_statx, dir, name, flags | NSAPI_AT_STATX_DONT_SYNC, NSAPI_STATX_INO, &status) < 0)
         return 0;
     return makedev(status.dev_major, status.dev_minor) == device ? (uint32_t)status.ino : 0;
+}
+
+uint32_t nsapi_inode_on(uint64_t device, int fd)
+{
+    return inode_on(device, fd, "", AT_EMPTY_PATH);
 }
 
 static uint32_t namespace_of_socket(int pidfd, unsigned int fd)
@@ -483,7 +487,7 @@ int nsapi_open_mount_point(int dir, const char *path, uint64_t device)
         fd = syscall(SYS_openat2, dir, path, &how, sizeof how);
     if (fd < 0)
         return -errno;
-    if (!inode_on(device, (int)fd, "", AT_EMPTY_PATH)) {
+    if (!nsapi_inode_on(device, (int)fd)) {
         close((int)fd);
         return -ENOENT;
     }

@@ -70,6 +70,9 @@ int nsapi_list_ids(uint64_t last, uint64_t types, uint64_t *ret, int count);
 int nsapi_mount_namespace_beside(int fd, int previous);
 /* A copy of the fd of another process. The fd, or -errno. */
 int nsapi_pidfd_getfd(int pidfd, int fd);
+/* The inode number of what *fd* is on, if that is on *device*; else 0. No file server is asked: it might not answer. */
+uint32_t nsapi_inode_on(uint64_t device, int fd);
+
 /*
  * Open a mount point, O_PATH, with *dir* as "/", if what is mounted there is on *device*. The fd, or -errno; EAGAIN where a
  * file server would have to be asked, who may be a stranger's and never answer (Linux 5.12; before, it is asked).

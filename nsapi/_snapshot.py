@@ -197,7 +197,9 @@ class NamespaceInfo:
                 yield -(error.errno or ENOENT)
         for reference in self._references:
             try:
-                yield open_reference(reference, lambda other: self._snapshot._open(other, asked), self._snapshot._pids)
+                yield open_reference(
+                    reference, self.id[0], lambda other: self._snapshot._open(other, asked), self._snapshot._pids
+                )
             except NamespaceError as error:
                 yield -(error.errno or ENOENT)
 
