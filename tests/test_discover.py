@@ -474,6 +474,25 @@ def test_what_is_gone_is_not_opened(root: Runner) -> None:
     assert again == again_without == [True, errno.ENOENT]
 
 
+def test_what_stands_there_now_is_not_touched(anyone: Runner) -> None:
+    """Where an fd's number is that of a pipe by now, nobody opens that, and no other namespace is taken for the one."""
+
+    def body(requests: Any) -> Any:
+        with unshared("--user", "--map-root-user", "--net") as process:
+            fd = os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY)
+        id = os.fstat(fd).st_dev, os.fstat(fd).st_ino
+        info = nsapi.discover("net")[id]
+        answer_enosys(*map(tuple, requests), errnum=25)
+        answers = []
+        waiting, _ = os.pipe()
+        for other in (waiting, os.open("/proc/self/ns/net", os.O_RDONLY), os.open("/proc/self/ns/uts", os.O_RDONLY)):
+            os.dup2(other, fd)
+            answers.append([info.references == (f"/proc/{os.getpid()}/fd/{fd}",), failure(info.open)["errno"]])
+        return answers
+
+    assert anyone(body, OLD_IOCTLS, under=alone(anyone)) == [[True, errno.ENOENT]] * 3
+
+
 def test_leaders_come_first(root: Runner) -> None:
     """A leader is a member whose parent is none; the others follow, ascending."""
 
