@@ -286,6 +286,26 @@ static void socket_named(void)
     close(elsewhere);
 }
 
+/* ---- visit: from each of many straight to the next, then home ---- */
+
+enum { MANY = 300 };
+
+static void visit(void)
+{
+    static int there[MANY];
+    int home = open_own_net();
+    if (!there[0]) { /* in the warm-up */
+        for (int each = 0; each < MANY; each++) {
+            check(unshare(CLONE_NEWNET), "unshare net");
+            there[each] = open_own_net();
+        }
+    }
+    for (int each = 0; each < MANY; each++)
+        check(setns(there[each], CLONE_NEWNET), "setns on");
+    check(setns(home, CLONE_NEWNET), "setns home");
+    close(home);
+}
+
 static const struct {
     const char *name;
     void (*perform)(void);
@@ -296,6 +316,7 @@ static const struct {
     { "scan", scan },
     { "socket_elsewhere", socket_elsewhere },
     { "socket_named", socket_named },
+    { "visit", visit },
 };
 
 static int64_t now(void)

@@ -215,6 +215,43 @@ def _name_elsewhere() -> str:
     return path.name
 
 
+MANY = 300
+
+
+def _many_elsewhere() -> list[nsapi.NamespaceHandle]:
+    handles = []
+    with contextlib.closing(nsapi.current("net")) as home:
+        for _ in range(MANY):
+            nsapi.unshare("net")
+            handles.append(nsapi.current("net"))
+        nsapi.setns(home)
+    return handles
+
+
+def visit_handles() -> Perform:
+    """Go through many net namespaces."""
+    handles = _many_elsewhere()
+
+    def perform() -> None:
+        with nsapi.visit(handles, "net") as each:
+            for _ in each:
+                pass
+
+    return perform
+
+
+def visit_one_by_one() -> Perform:
+    """Enter each and come home from each."""
+    handles = _many_elsewhere()
+
+    def perform() -> None:
+        for handle in handles:
+            with handle:
+                pass
+
+    return perform
+
+
 def _start(code: str) -> Perform:
     found = [importlib.util.find_spec(name) for name in ("nsapi", "attrs", "_cffi_backend")]
     files = [Path(spec.origin) for spec in found if spec is not None and spec.origin is not None]

@@ -154,6 +154,15 @@ def rows(floors: Path, *, quick: bool = False) -> list[Row]:
             rounds=rounds(300),
         ),
         Row(
+            "visit",
+            "go through 300 net namespaces, then home, one thread",
+            Contestant("nsapi.visit", python, "visit_handles", 4),
+            Contestant("C: open, 301 setns, close", c, "visit", 4),
+            (Contestant("300 times with handle:", python, "visit_one_by_one"),),
+            (Aim("C: open, 301 setns, close", 1.5),),
+            rounds=rounds(100),
+        ),
+        Row(
             "import",
             "start an interpreter, import nsapi, enter a net namespace once",
             Contestant("import, first enter", python, "start_first_enter"),

@@ -18,7 +18,7 @@ The modules, from the words to the kernel:
 ``_switch``    the calling thread to other namespaces and back
 ``_handle``    NamespaceHandle: owns an fd on a namespace; current
 ``_target``    what a verb may be pointed at, and how that is pinned; open
-``_enter``     enter, setns, unshare
+``_enter``     enter, visit, setns, unshare
 ``_elsewhere`` sockets made where an fd or a path leads, by one call of the C core
 ``_sockets``   socket, socketpair
 ``_tasks``     which process is in which namespaces; what /proc tells of processes
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from nsapi._enter import enter as enter
     from nsapi._enter import setns as setns
     from nsapi._enter import unshare as unshare
+    from nsapi._enter import visit as visit
     from nsapi._errors import NamespaceError as NamespaceError
     from nsapi._errors import NamespaceRestoreError as NamespaceRestoreError
     from nsapi._errors import Unsupported as Unsupported
@@ -90,7 +91,7 @@ _HOMES = {
     "_idmap": ("id_maps",),
     "_handle": ("NamespaceHandle", "current"),
     "_target": ("open",),
-    "_enter": ("enter", "setns", "unshare"),
+    "_enter": ("enter", "visit", "setns", "unshare"),
     "_snapshot": ("NamespaceInfo", "Snapshot"),
     "_discover": ("discover",),
     "_boot_env": ("boot_env", "start_initialization"),
@@ -138,6 +139,7 @@ __all__ = [
     "socketpair",
     "start_initialization",
     "unshare",
+    "visit",
 ]
 
 

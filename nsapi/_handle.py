@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+#: Never empty, a list has room for one more: it need not be allocated at each entering.
+_NOBODY = [None] * 8
+
+
 class NamespaceHandle(_switch.Leaving):
     """Owns an open fd on one namespace, which keeps that namespace alive; made by :func:`open` and :func:`current`.
 
@@ -38,7 +42,7 @@ class NamespaceHandle(_switch.Leaving):
     def __init__(self, fd: int, words: str, type: NamespaceType | None = None) -> None:
         # Owns fd from here on, also when it is refused.
         self._closed, self._fd, self._lock = False, fd, allocate_lock()
-        self._users: list[None] = []  # an entry for each call under way that uses the fd
+        self._users = _NOBODY[:]  # one entry more for each call under way that uses the fd
         self._kin: dict[str, NamespaceHandle | None] = {}
         self._trip: _switch.Trip | None = None
         self._words = words
@@ -208,7 +212,7 @@ class NamespaceHandle(_switch.Leaving):
 
     def _close_unused(self) -> None:
         with self._lock:
-            if self._users:
+            if len(self._users) > len(_NOBODY):
                 return
             fd, self._fd = self._fd, -1
         if fd >= 0:

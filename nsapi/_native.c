@@ -599,9 +599,15 @@ int nsapi_leave(const nsapi_program *back, nsapi_state *state)
     return state->errnum ? -1 : 0;
 }
 
+/* Each thread that lives has its errno elsewhere, and this costs no system call. */
+static const void *this_thread(void)
+{
+    return &errno;
+}
+
 static void make_new(nsapi_state *state)
 {
-    *state = (nsapi_state){ .step = -1, .pid = -1, .pidfd = -1 };
+    *state = (nsapi_state){ .step = -1, .pid = -1, .pidfd = -1, .thread = this_thread() };
     for (int slot = 0; slot < NSAPI_SLOTS; slot++)
         state->fd[slot] = -1;
 }
@@ -650,6 +656,24 @@ int nsapi_errand(const nsapi_program *errand, const nsapi_program *back, nsapi_s
     int result = run_or_go_back(errand, back, state);
     state->fd[NSAPI_LENT] = -1;
     return result;
+}
+
+/* No step, which would have to be made anew for each fd. */
+int nsapi_go_on(const nsapi_round *round, int fd)
+{
+    nsapi_state *state = round->state;
+    if (state->thread != this_thread())
+        return 1;
+    if (set_ns(fd, round->types) == 0) {
+        state->moved |= round->types;
+        return 0;
+    }
+    int errnum = errno;
+    if (nsapi_leave(round->home, state) < 0)
+        state->lost = state->errnum;
+    state->step = 0;
+    state->errnum = errnum;
+    return -1;
 }
 
 /* ---- the vfork child ---- */

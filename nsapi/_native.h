@@ -81,6 +81,7 @@ typedef struct {
     int pidfd;              /* given away to the caller */
     uint64_t moved;         /* types that SETNS has moved, for RETURN */
     uint64_t sigmask;       /* of the caller, for SIGMASK */
+    const void *thread;     /* whose, for nsapi_go_on */
     const nsapi_exec *exec; /* for EXEC */
     int fd[NSAPI_SLOTS];    /* -1 is empty */
 } nsapi_state;
@@ -98,6 +99,15 @@ int nsapi_errand(const nsapi_program *errand, const nsapi_program *back, nsapi_s
                  const char *path);
 int nsapi_leave(const nsapi_program *back, nsapi_state *state);
 int nsapi_spawn(const nsapi_program *program, nsapi_state *state, char *stack);
+
+/* From one namespace straight to the next. 1, and nothing has changed, in a thread that did not begin it. */
+typedef struct {
+    const nsapi_program *home;  /* performed where it fails */
+    nsapi_state *state;         /* of an nsapi_enter */
+    uint64_t types;
+} nsapi_round;
+
+int nsapi_go_on(const nsapi_round *round, int fd);
 
 /*
  * The stack for the children of nsapi_spawn, one at a time, with a guard below it; NULL and errno where there is no memory.

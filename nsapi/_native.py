@@ -170,6 +170,11 @@ class State:
         return bool(self.raw.moved & 0xFFFFFFFF)
 
     @property
+    def holds(self) -> bool:
+        """Whether what is to be returned to is saved: the first slot is filled first, and emptied when all is done."""
+        return bool(self.raw.fd[0] >= 0)
+
+    @property
     def returned(self) -> int:
         """The types that have been moved and returned to, as CLONE_NEW*."""
         return int(self.raw.moved >> 32)
@@ -254,7 +259,7 @@ def run(program: Program, state: State) -> None:
 def enter(program: Program, back: Program, state: State) -> None:
     """Perform the steps in the calling thread; if one fails, perform *back* in the same call. *state* begins anew."""
     if lib.nsapi_enter(program.raw, back.raw, state.raw) < 0:
-        _raise_undone(_failure(program, state), state)
+        raise refusal(program.steps, state)
 
 
 def errand(program: Program, back: Program, state: State, where: int | bytes, target: str) -> None:
@@ -269,17 +274,38 @@ def errand(program: Program, back: Program, state: State, where: int | bytes, ta
         error = failure(program.steps, state.raw.step, state.raw.errnum, None, target)
         if program.steps[state.raw.step].op == "return" and state.raw.lost:
             raise _lost(state.raw.lost, error.step)
-        _raise_undone(error, state)
+        raise _undone(error, state)
 
 
-def _raise_undone(error: NamespaceError, state: State) -> None:
+def refusal(steps: Sequence[Step], state: State) -> NamespaceError:
+    """Make the error for a step that has failed; NamespaceRestoreError where going back after it has failed too."""
+    return _undone(failure(steps, state.raw.step, state.raw.errnum, None), state)
+
+
+def _undone(error: NamespaceError, state: State) -> NamespaceError:
     if not state.raw.lost:
-        raise error
-    raise _lost(state.raw.lost, f"going back after: {error.step}") from error
+        return error
+    lost = _lost(state.raw.lost, f"going back after: {error.step}")
+    lost.__cause__ = error
+    return lost
 
 
 def _lost(errnum: int, step: str | None) -> NamespaceRestoreError:
     return NamespaceRestoreError(errnum, step=step, hint="this thread stays half-way: let it end")
+
+
+class Round:
+    """What a visit goes on with: ``go(raw, fd)`` sets one more namespace, and performs *home* where that fails.
+
+    It answers 0; -1 after a failure, of which :func:`refusal` tells; 1 in another thread than that of *state*.
+    """
+
+    __slots__ = ("_kept", "go", "raw")
+
+    def __init__(self, home: Program, state: State, types: int) -> None:
+        self._kept = home, state
+        self.raw = ffi.new("nsapi_round *", {"home": home.raw, "state": state.raw, "types": types})
+        self.go = lib.nsapi_go_on  # itself: a method around it would be a quarter of the time of a step
 
 
 def leave(back: Program, state: State) -> None:

@@ -114,9 +114,7 @@ def _go_home(depth: int) -> None:
     """Leave all that this thread has entered since, the last first."""
     from nsapi import _switch
 
-    entered = _switch.thread.me.entered
-    while len(entered) > depth:
-        _switch.leave(entered[-1][0])
+    _switch.leave_down_to(depth)
 
 
 class Sandbox:

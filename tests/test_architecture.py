@@ -206,7 +206,7 @@ PUBLIC = """
 """.split()
 #: What is to come and nobody has asked for yet. A name that has come leaves this list.
 PENDING = """
-    Report Child unpin named visit
+    Report Child unpin named
     clone call ThreadPoolExecutor ProcessPoolExecutor
     probe mounts
 """.split()

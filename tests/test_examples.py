@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, USER, Runner, tool
+from inside import ns, unshared
 
 EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
 #: For an ordinary user: capabilities of his own, over a net namespace of his own..
@@ -81,6 +82,7 @@ def test_every_example_is_tested_here() -> None:
         "run_isolated.py",
         "socket_elsewhere.py",
         "test_with_namespaces.py",
+        "visit_all.py",
         "with_init.py",
     ]
     assert sorted([*boot, *init, *others]) == EXAMPLES
@@ -135,6 +137,19 @@ def test_socket_elsewhere_serves_one_address_in_two_namespaces(examples: Example
     assert len(numbers) == 2
     assert here.endswith(", and is: True")
     assert not any(number in here for number in numbers)
+
+
+def test_visit_all_lists_its_own_and_another_namespace(examples: Examples) -> None:
+    """A process in a namespace of its own is found and entered, as far as whoever runs it may."""
+    if examples.runner.name == "root":
+        with unshared("--net") as process:
+            lines = examples.lines("visit_all.py")
+            other = ns("net", process.pid)
+    else:
+        lines = examples.privileged_lines("visit_all.py")
+        other = ""
+    assert re.fullmatch(r"net:\[\d+\] of process \d+ \(this process\): .*\blo\b.*", lines[0])
+    assert any(line.startswith(other) and " lo" in line for line in lines[1:]) or not other
 
 
 def test_run_isolated_tells_three_ends_apart(examples: Examples) -> None:

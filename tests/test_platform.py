@@ -168,6 +168,7 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
             "socketpair": [(each,) for each in targets],
             "setns": [(0,), (99, "net"), (-1,), (0, 1 << 30), (File(), "net")],
             "unshare": [("net",), ("user", "uts"), (1 << 30,)],
+            "visit": [(targets, "net"), ([], "mnt"), ([], "user")],
         }
 
         def call(name: str, arguments: tuple[Any, ...]) -> object:
