@@ -117,9 +117,8 @@ class _Walk:
 
     def __init__(self, wanted: frozenset[NamespaceType], sources: tuple[str, ...]) -> None:
         self.wanted, self.sources = wanted, sources
-        self.found: dict[
-            int, _Found
-        ] = {}  # by inode number, of which no two namespaces have the same, whatever their types
+        # By inode number: no two namespaces have the same, whatever their types.
+        self.found: dict[int, _Found] = {}
         self.tasks = Tasks(array("I"), {})
         self.skipped: dict[str, dict[str, int]] = {}
         self.unseen: list[str] = []
@@ -169,9 +168,9 @@ class _Walk:
         else:
             self.tasks = Tasks(array("I"), {})
         for number, type in FOR_CHILDREN.items():
-            inodes = rows[2 + number :: TASK_WIDTH]
+            inodes, peopled = rows[2 + number :: TASK_WIDTH], set(self.tasks.columns.get(type, ()))
             for inode, pid in dict(zip(reversed(inodes), reversed(rows[0::TASK_WIDTH]), strict=True)).items():
-                if inode:
+                if inode and inode not in peopled:
                     path = f"/proc/{pid}/ns/{type.proc_name}_for_children"
                     self._meet(inode, type, Reference("path", path), "children")
         self._meet_threads(array("I", scan.threads))
@@ -329,7 +328,6 @@ class _Walk:
         own = self._describe(os.open("thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc), None)
         self._meet_mount_namespaces(own)
         walked: set[int] = set()
-        blind = 0
         while True:
             todo = [
                 inode for inode, each in self.found.items() if each.type is NamespaceType.MNT and inode not in walked
@@ -340,12 +338,18 @@ class _Walk:
                 walked.add(inode)
                 mounts = self._mounts(inode, own)
                 if mounts is None:
-                    blind += 1
-                    continue
-                for text, path in mounts:
+                    self._skip("mounts", "denied" if self._is_there(inode) else "ended")
+                for text, path in mounts or ():
                     self._meet_mount(text, path, inode, here=inode == own)
-        if blind:
-            self._skip("mounts", "denied", blind)
+
+    def _is_there(self, inode: int) -> bool:
+        """Tell whether a namespace is there still; one that may not be opened is."""
+        try:
+            self._open_found((self.device, inode)).close()
+        except NamespaceError as error:
+            _refuse(error.errno)
+            return error.errno in (EACCES, EPERM)
+        return True
 
     def _meet_mount(self, text: bytes, path: str, mnt: int, *, here: bool) -> None:
         inode = int(text.partition(b"[")[2].rstrip(b"]") or 0)
@@ -458,7 +462,7 @@ class _Walk:
             "threads": "threads: the namespaces of {} need CAP_SYS_PTRACE",
             "fds": "fds: what is open in {} processes needs CAP_SYS_PTRACE",
             "sockets": "sockets: the net namespaces of {} need CAP_SYS_PTRACE, and CAP_NET_ADMIN there",
-            "mounts": "mounts: what is mounted in {} mount namespaces needs CAP_SYS_ADMIN",
+            "mounts": "mounts: what is mounted in {} mount namespaces needs CAP_SYS_ADMIN, and Linux 6.11",
         }
         counts = {source: reasons.get("denied", 0) for source, reasons in self.skipped.items()}
         told = tuple(text.format(counts[source]) for source, text in words.items() if counts.get(source))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from bisect import bisect_left
 from errno import EMFILE, ENFILE
 from typing import NamedTuple
 
@@ -102,8 +103,7 @@ class Tasks:
 
     def inodes(self, pid: int) -> dict[NamespaceType, int]:
         """Tell the inode numbers of a process's namespaces; empty if it is not among these."""
-        try:
-            row = self.pids.index(pid)
-        except (ValueError, OverflowError):
+        row = bisect_left(self.pids, pid)  # /proc lists them in this order
+        if row == len(self.pids) or self.pids[row] != pid:
             return {}
         return {type: column[row] for type, column in self.columns.items()}
