@@ -25,6 +25,7 @@ The modules, from the words to the kernel:
 ``_reference`` by what a namespace that was found is opened again
 ``_snapshot``  Snapshot and NamespaceInfo: what was found, from every side
 ``_discover``  discover: every namespace that can be reached (``_scan.c``)
+``_futures``   ThreadPoolExecutor, whose threads live inside
 ``_arguments`` subprocess's arguments, made into what the kernel takes
 ``_pin``       create: a namespace without a process
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from nsapi._errors import NamespaceError as NamespaceError
     from nsapi._errors import NamespaceRestoreError as NamespaceRestoreError
     from nsapi._errors import Unsupported as Unsupported
+    from nsapi._futures import ThreadPoolExecutor as ThreadPoolExecutor
     from nsapi._handle import NamespaceHandle as NamespaceHandle
     from nsapi._handle import current as current
     from nsapi._idmap import id_maps as id_maps
@@ -94,6 +96,7 @@ _HOMES = {
     "_enter": ("enter", "visit", "setns", "unshare"),
     "_snapshot": ("NamespaceInfo", "Snapshot"),
     "_discover": ("discover",),
+    "_futures": ("ThreadPoolExecutor",),
     "_boot_env": ("boot_env", "start_initialization"),
     "_process": ("Popen", "run"),
     "_asyncio": ("create_subprocess_exec",),
@@ -121,6 +124,7 @@ __all__ = [
     "Namespaces",
     "Popen",
     "Snapshot",
+    "ThreadPoolExecutor",
     "Unsupported",
     "boot_env",
     "bootstrap_data",
@@ -159,10 +163,18 @@ def __getattr__(name: str) -> object:
 def _load_all() -> None:
     """Load at once what is loaded at first use, before a thread goes where a file of that name is a stranger's."""
     from importlib import import_module
+    from sys import modules
 
     for name in (*_HOMES, *_MODULES):
-        if name not in _LATE:
+        if name in _LATE:
+            continue
+        try:
             import_module(f"nsapi.{name}")
+        except RuntimeError as error:
+            # concurrent.futures, once the main thread has ended. Then there is none; and none inside, of all places.
+            if type(error) is not RuntimeError:
+                raise
+            modules[f"nsapi.{name}"] = None  # type: ignore[assignment]
     for name in ("encodings.ascii", "fcntl", "resource", "select", "signal", "warnings"):
         import_module(name)
 

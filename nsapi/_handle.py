@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from _thread import allocate_lock
 from errno import EBADF, EEXIST, EINVAL, EMFILE, ENFILE, EPERM
 
@@ -33,6 +34,8 @@ class NamespaceHandle(_switch.Leaving):
 
     Two handles are equal when they are on the same namespace. One that is never closed warns (ResourceWarning) and closes
     itself; after :meth:`close`, :attr:`type`, :attr:`id`, equality and hash remain, and all else is a ValueError.
+
+    multiprocessing passes it to other processes, which get a handle of their own; nothing else pickles or copies it.
     """
 
     __slots__ = ("__weakref__", "_closed", "_fd", "_id", "_kin", "_lock", "_trip", "_type", "_users", "_words")
@@ -52,6 +55,8 @@ class NamespaceHandle(_switch.Leaving):
                 raise self._is_not(type)
             status = os.fstat(fd)
             self._id = status.st_dev, status.st_ino
+            if "multiprocessing.reduction" in sys.modules:
+                _register()
         except BaseException:
             self.close()
             raise
@@ -260,7 +265,21 @@ class NamespaceHandle(_switch.Leaving):
         return f"<NamespaceHandle {self._type.proc_name}:[{self._id[1]}]{closed}>"
 
     def __reduce__(self) -> Any:
-        raise TypeError("a NamespaceHandle owns an fd of this process and cannot be pickled or copied")
+        raise TypeError(
+            "a NamespaceHandle owns an fd of this process and cannot be pickled or copied: duplicate() makes another one;"
+            " multiprocessing passes it to other processes, and socket.send_fds its fileno() for from_fd()"
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pass the fd, if it is multiprocessing that asks; else refuse.
+
+        It has our reducer if it was loaded before this handle was made. If not, it is known by who has called the pickler.
+        """
+        if _register():
+            reduction = sys.modules["multiprocessing.reduction"]
+            if sys._getframe(1).f_code in (reduction.ForkingPickler.dumps.__code__, reduction.dump.__code__):
+                return _send(self)
+        return self.__reduce__()
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
@@ -298,6 +317,42 @@ def _load_elsewhere() -> Any:
 
     _elsewhere = loaded
     return loaded
+
+
+def _register() -> bool:
+    """Tell multiprocessing how handles are sent, as it knows of sockets; False where it is not loaded, or not yet."""
+    register = getattr(sys.modules.get("multiprocessing.reduction"), "register", None)
+    if register is None:
+        return False
+    register(NamespaceHandle, _send)
+    return True
+
+
+def _send(handle: NamespaceHandle) -> tuple[Any, ...]:
+    handle._borrow()
+    try:
+        passed = sys.modules["multiprocessing.reduction"].DupFd(handle._fd)
+    finally:
+        handle._release()
+    return _receive, (handle.__class__, passed, handle._words, handle._id)
+
+
+def _receive(cls: type[NamespaceHandle], passed: Any, words: str, id: tuple[int, int]) -> NamespaceHandle:
+    """Make the handle anew, of an fd that is now this process's own."""
+    fd = passed.detach()
+    try:
+        os.set_inheritable(fd, False)  # neither recvmsg(2) nor multiprocessing does that
+        handle = cls(fd, words)
+    except OSError:
+        handle = None
+    # A starting process is given the number, and what is open under it at last: the handle may have been closed meanwhile.
+    if handle is None or handle._id != id:
+        if handle is not None:
+            handle.close()
+        raise refused(
+            EBADF, "the handle was closed while the process was started that it was passed to", filename=words
+        )
+    return handle
 
 
 def duplicate_fd(fd: int) -> int:

@@ -154,7 +154,7 @@ def user_python(library: Path) -> str:
     shutil.copytree(REPOSITORY, build, ignore=shutil.ignore_patterns(".git", ".venv", "build", "*.so", ".*_cache"))
     for command in (
         ["/usr/bin/python3", "-m", "venv", str(venv)],
-        [str(venv / "bin/pip"), "install", "--quiet", str(build), "pytest"],
+        [str(venv / "bin/pip"), "install", "--quiet", f"{build}[test]"],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

@@ -72,10 +72,12 @@ def test_every_example_is_tested_here() -> None:
     init = ["init_child.py", "init_parent.py"]
     others = [
         "asyncio_subprocess.py",
+        "asyncio_executor.py",
         "discover.py",
         "enter_net.py",
         "errors.py",
         "from_config_json.py",
+        "handle_to_process.py",
         "ids.py",
         "join_process.py",
         "quickstart.py",
@@ -182,7 +184,21 @@ def test_join_process_joins_all_some_and_half(examples: Examples) -> None:
     assert joined_all != outside == joined_two == joined_one
 
 
-@pytest.mark.parametrize("name", ["enter_net.py", "join_process.py", "socket_elsewhere.py"])
+def test_asyncio_executor_asks_two_namespaces_at_once(examples: Examples) -> None:
+    lines = examples.privileged_lines("asyncio_executor.py")
+    assert lines == ["this is red", "this is blue", "this is red", "the loop has moved: False"]
+
+
+def test_handle_to_process_is_entered_there(examples: Examples) -> None:
+    sees, status = examples.privileged_lines("handle_to_process.py")
+    assert re.match(r"the other process sees: .*\blo\b", sees)
+    assert status == "exit status: 0"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["asyncio_executor.py", "enter_net.py", "handle_to_process.py", "join_process.py", "socket_elsewhere.py"],
+)
 def test_without_privilege_they_say_what_is_needed(name: str, users_examples: Examples) -> None:
     done = users_examples(name)
     assert (done.returncode, done.stdout) == (1, "")

@@ -153,6 +153,7 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
         table: dict[str, list[tuple[Any, ...]]] = {
             "NamespaceHandle": [(0,), (99,), (-1,)],
             "Popen": programs,
+            "ThreadPoolExecutor": [*((target, "net") for target in targets), (4321, "net", "mnt"), (4321, "pid")],
             "boot_env": [(each,) for each in configs],
             "bootstrap_data": [(each,) for each in configs],
             "create_subprocess_exec": [(*argv, keywords) for argv, keywords in programs],
