@@ -36,14 +36,15 @@ if sys.platform == "linux":
     from cffi import FFI
 
     ffi = FFI()
-    for header in ("_native.h", "_clone.h"):
+    headers = ("_native.h", "_clone.h", "_scan.h")
+    for header in headers:
         ffi.cdef(Path("nsapi", header).read_text())
     ffi.cdef("\n".join(f"#define {name} ..." for name in CONSTANTS))
     ffi.set_source(
         "nsapi._ffi",
-        '#include "_kernel.h"\n#include <sys/mount.h>\n#include "_native.h"\n#include "_clone.h"',
-        sources=["nsapi/_native.c", "nsapi/_clone.c"],
-        **options("nsapi/_native.h", "nsapi/_clone.h"),
+        "\n".join(f"#include {each}" for each in ('"_kernel.h"', "<sys/mount.h>", *(f'"{each}"' for each in headers))),
+        sources=["nsapi/_native.c", "nsapi/_clone.c", "nsapi/_scan.c"],
+        **options(*(f"nsapi/{each}" for each in headers)),
     )
 
 # Where _start.c knows the assembler, it takes the place of the C library.

@@ -154,6 +154,36 @@ if sys.version_info >= (3, 12):
         return perform
 
 
+def discover_processes() -> Perform:
+    """Find the namespaces of all processes."""
+    return lambda: nsapi.discover(sources="processes")
+
+
+def discover_all() -> Perform:
+    """Look everywhere."""
+    return lambda: nsapi.discover()
+
+
+def discover_scan() -> Perform:
+    """Have the floor do it: a process that is among those that it looks at, as we are."""
+    floor = subprocess.Popen([os.environ["FLOORS"]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipe, answers = floor.stdin, floor.stdout
+    assert pipe is not None
+    assert answers is not None
+
+    def perform() -> None:
+        pipe.write("scan 1\n")
+        pipe.flush()
+        answers.readline()
+
+    return perform
+
+
+def discover_lsns() -> Perform:
+    """Make the same table by lsns(8)."""
+    return lambda: subprocess.run(["lsns", "--raw"], stdout=subprocess.DEVNULL, check=True)
+
+
 def socket_handle() -> Perform:
     """Make a socket in a net namespace by a handle, and close it."""
     handle = _net_elsewhere()

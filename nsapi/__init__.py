@@ -21,6 +21,10 @@ The modules, from the words to the kernel:
 ``_enter``     enter, visit, setns, unshare
 ``_elsewhere`` sockets made where an fd or a path leads, by one call of the C core
 ``_sockets``   socket, socketpair
+``_tasks``     which process is in which namespaces; what /proc tells of processes
+``_reference`` by what a namespace that was found is opened again
+``_snapshot``  Snapshot and NamespaceInfo: what was found, from every side
+``_discover``  discover: every namespace that can be reached (``_scan.c``)
 ``_futures``   ThreadPoolExecutor, whose threads live inside
 ``_arguments`` subprocess's arguments, made into what the kernel takes
 ``_pin``       create: a namespace without a process
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
     from nsapi._config import Config as Config
     from nsapi._config import Namespace as Namespace
     from nsapi._config import Namespaces as Namespaces
+    from nsapi._discover import discover as discover
     from nsapi._enter import enter as enter
     from nsapi._enter import setns as setns
     from nsapi._enter import unshare as unshare
@@ -80,6 +85,8 @@ if TYPE_CHECKING:
     from nsapi._process import Popen as Popen
     from nsapi._process import run as run
     from nsapi._process_pool import ProcessPoolExecutor as ProcessPoolExecutor
+    from nsapi._snapshot import NamespaceInfo as NamespaceInfo
+    from nsapi._snapshot import Snapshot as Snapshot
     from nsapi._sockets import socket as socket
     from nsapi._sockets import socketpair as socketpair
     from nsapi._target import open as open
@@ -97,6 +104,8 @@ _HOMES = {
     "_handle": ("NamespaceHandle", "current"),
     "_target": ("open",),
     "_enter": ("enter", "visit", "setns", "unshare"),
+    "_snapshot": ("NamespaceInfo", "Snapshot"),
+    "_discover": ("discover",),
     "_futures": ("ThreadPoolExecutor",),
     "_boot_env": ("boot_env", "start_initialization"),
     "_process": ("Popen", "run"),
@@ -125,10 +134,12 @@ __all__ = [
     "Namespace",
     "NamespaceError",
     "NamespaceHandle",
+    "NamespaceInfo",
     "NamespaceRestoreError",
     "NamespaceType",
     "Namespaces",
     "Popen",
+    "Snapshot",
     "ThreadPoolExecutor",
     "ProcessPoolExecutor",
     "Unsupported",
@@ -139,6 +150,7 @@ __all__ = [
     "create",
     "create_subprocess_exec",
     "current",
+    "discover",
     "enter",
     "id_maps",
     "is_namespace_supported",

@@ -75,6 +75,7 @@ def test_every_example_is_tested_here() -> None:
         "asyncio_executor.py",
         "call_inside.py",
         "clone.py",
+        "discover.py",
         "enter_net.py",
         "errors.py",
         "from_config_json.py",
@@ -205,6 +206,16 @@ def test_without_privilege_they_say_what_is_needed(name: str, users_examples: Ex
     done = users_examples(name)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"\w+: \[Errno 1\] .*: clone net.* — needs CAP_SYS_ADMIN; .*\n", done.stderr)
+
+
+def test_discover_finds_what_nothing_but_an_fd_holds(examples: Examples) -> None:
+    """It makes such a namespace, finds it, and opens it by what was found."""
+    lines = examples.lines("discover.py")
+    found = next(line for line in lines if ": no process" in line)
+    number = re.match(r"net:\[(\d+)\]: no process, reached by /proc/\d+/fd/\d+", found)
+    assert number is not None
+    assert f"opened again: <NamespaceHandle net:[{number[1]}]>" in lines
+    assert any(re.fullmatch(r"user:\[\d+\] +\d+ processes.*", line) for line in lines)
 
 
 def test_errors_shows_each_kind(examples: Examples) -> None:
