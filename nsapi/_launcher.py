@@ -107,7 +107,7 @@ def sealed(name: str, content: bytes, flags: int = 0) -> int:
 # ---- its cargo: what _launch.c reads ----
 
 _MAGIC, _MAX_JOINS = 0x6E734C31, 8
-_DENY_SETGROUPS, _WITH_REAPER, _REAPER_DUMPABLE = 1, 2, 4
+_DENY_SETGROUPS, _WITH_REAPER, _REAPER_DUMPABLE, _ORPHAN = 1, 2, 4, 8
 _SLOTS = _native.constant("NSAPI_SLOTS")
 _STEP = struct.Struct("=iii4xQQQII")
 _HEADER = struct.Struct(f"=IIIII{_SLOTS}i10IiIiII{'IiI' * _MAX_JOINS}")
@@ -124,11 +124,13 @@ class Mission(NamedTuple):
     strings: bytes
 
 
-def mission(plan: _plan.Plan, config: Config, mapping: Mapping, message: bytes, *, joins: bool) -> Mission:
+def mission(
+    plan: _plan.Plan, config: Config, mapping: Mapping, message: bytes, *, joins: bool, orphan: bool
+) -> Mission:
     """Write down all of the cargo that does not change."""
     steps = plan.between + plan.inside
     at = _HEADER.size + len(steps) * _STEP.size
-    flags = _DENY_SETGROUPS if mapping.deny_setgroups else 0
+    flags = (_DENY_SETGROUPS if mapping.deny_setgroups else 0) | (_ORPHAN if orphan else 0)
     if config.init:
         flags |= _WITH_REAPER | (0 if joins else _REAPER_DUMPABLE)
     return Mission(Program(plan.steps), plan, message, flags, *_pack(steps, at))
