@@ -16,11 +16,12 @@ The modules, from the words to the kernel:
 ``_plan``      Config to an ordered list of steps, and why in that order; pure
 ``_native``    the list to the C core (``_native.c``), which performs it
 ``_switch``    the calling thread to other namespaces and back
+``_bind``      a file that keeps a namespace: made, and taken away
 ``_handle``    NamespaceHandle: owns an fd on a namespace; current
 ``_target``    what a verb may be pointed at, and how that is pinned; open
 ``_enter``     enter, setns, unshare
 ``_arguments`` subprocess's arguments, made into what the kernel takes
-``_pin``       create: a namespace without a process
+``_pin``       create, unpin, named: a namespace without a process, and the file that keeps it
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
 ``_process``   Popen, run
 ``_world``     what a plan needs to know of the caller, and the fds lent to one spawn
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from nsapi._maps import IDMap as IDMap
     from nsapi._maps import IDMaps as IDMaps
     from nsapi._pin import create as create
+    from nsapi._pin import named as named
+    from nsapi._pin import unpin as unpin
     from nsapi._process import Popen as Popen
     from nsapi._process import run as run
     from nsapi._target import open as open
@@ -73,7 +76,7 @@ _HOMES = {
     "_enter": ("enter", "setns", "unshare"),
     "_boot_env": ("boot_env", "start_initialization"),
     "_process": ("Popen", "run"),
-    "_pin": ("create",),
+    "_pin": ("create", "named", "unpin"),
     "_bootstrap": ("bootstrap_data",),
     "_launcher": (),
 }
@@ -100,12 +103,14 @@ __all__ = [
     "enter",
     "id_maps",
     "is_namespace_supported",
+    "named",
     "namespace_types",
     "ns_name",
     "oci",
     "run",
     "setns",
     "start_initialization",
+    "unpin",
     "unshare",
 ]
 

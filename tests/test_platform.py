@@ -157,10 +157,12 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
             "id_maps": [(each,) for each in ("root", "auto", "identity", 4321, Process())],
             "current": [(each,) for each in nsapi.NamespaceType],
             "enter": [*((target, "net") for target in targets), (4321, "net", "mnt"), (4321, "user"), (4321, "time")],
+            "named": [("net",), ("mnt",)],
             "open": [(target, "net") for target in targets],
             "run": programs,
             "start_initialization": [(len, [])],
             "setns": [(0,), (99, "net"), (-1,), (0, 1 << 30), (File(), "net")],
+            "unpin": [("blue",), ("/a/b", "net")],
             "unshare": [("net",), ("user", "uts"), (1 << 30,)],
         }
 
