@@ -25,12 +25,48 @@ _FOLDER = _native.O_PATH | _native.O_DIRECTORY | getattr(os, "O_CLOEXEC", 0)
 _ENTRY = _native.O_PATH | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
+# What is open is closed at the latest when nobody has it any more: after Ctrl-C, that is, which may come after any call.
+
+
+class Fd:
+    """Owns a file descriptor; ``with`` closes it."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __enter__(self) -> int:
+        return self.number
+
+    def __exit__(self, *exc: object) -> None:
+        number, self.number = self.number, -1
+        if number >= 0:
+            os.close(number)
+
+    __del__ = __exit__
+
+
+class _Held(State):
+    """Owns the fds in its slots; ``with`` closes them."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> _Held:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    __del__ = __exit__
+
+
 class Place(NamedTuple):
     """Where a file is to be: its folder is opened only when the rest is known to work."""
 
     words: str
     name: str
-    open_folder: Callable[[], int]
+    open_folder: Callable[[], Fd]
 
 
 def check_name(field: str, name: Any) -> None:
@@ -58,15 +94,15 @@ def at_path(field: str, path: Any) -> Place:
     if "\0" in folder:
         raise ValueError(f"{field}: {text!r} has a NUL")
 
-    def open_folder() -> int:
+    def open_folder() -> Fd:
         return _open(folder or ".", _FOLDER, words=folder or ".")
 
     return Place(text, name, open_folder)
 
 
-def _open(path: str, flags: int, *, words: str, folder: int | None = None) -> int:
+def _open(path: str, flags: int, *, words: str, folder: int | None = None) -> Fd:
     try:
-        return os.open(path, flags, dir_fd=folder)
+        return Fd(os.open(path, flags, dir_fd=folder))
     except OSError as error:
         raise _failed(error, step=f"open {words}", words=words) from None
 
@@ -79,60 +115,45 @@ def _failed(error: OSError, *, step: str, words: str) -> NamespaceError:
 # ---- the folders of names ----
 
 
-def open_own_folder(base: str, *parts: str, private: bool) -> int:
+def open_own_folder(base: str, *parts: str, private: bool) -> Fd:
     """Open, and make where it is missing, a folder of names below *base*; each is a mount of its own, as ip-netns(8) does.
 
     Shared, so that a name that is taken away is taken away in every mount namespace that has got a copy. *private* is for
     mount namespaces: the kernel refuses to pass on a mount that could hold itself.
     """
-    folder = _open(base, _FOLDER, words=base)
-    words = base
-    try:
-        for part in parts:
-            words = f"{words}/{part}"
+    folder, words = _open(base, _FOLDER, words=base), base
+    for part in parts:
+        words = f"{words}/{part}"
+        with folder as outer:
             try:
-                os.mkdir(part, 0o755, dir_fd=folder)
+                os.mkdir(part, 0o755, dir_fd=outer)
             except FileExistsError:
                 pass
             except OSError as error:
                 raise _failed(error, step=f"make {words}", words=words) from None
-            outer, folder = folder, _open_trusted(part, folder, words)
-            os.close(outer)
-        if not _propagate(folder, words, private=private):
-            import fcntl
+            folder = _open_trusted(part, outer, words)
+    if _propagate(folder.number, words, private=private):
+        return folder
+    import fcntl
 
-            # Two at once would mount two, one hiding the names of the other. ip-netns takes the same lock.
-            lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                folder = _reopen(words, folder)
-                if not _propagate(folder, words, private=private):
-                    _mount_on_itself(folder, words)
-                    folder = _reopen(words, folder)
-                    _propagate(folder, words, private=private)
-            finally:
-                os.close(lock)
-    except BaseException:
-        os.close(folder)
-        raise
+    # Two at once would mount two, one hiding the names of the other. ip-netns takes the same lock.
+    with Fd(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder.number)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = _open(words, _FOLDER | os.O_NOFOLLOW, words=words)
+        if not _propagate(folder.number, words, private=private):
+            _mount_on_itself(folder.number, words)
+            folder = _open(words, _FOLDER | os.O_NOFOLLOW, words=words)
+            _propagate(folder.number, words, private=private)
     return folder
 
 
-def _open_trusted(part: str, folder: int, words: str) -> int:
+def _open_trusted(part: str, folder: int, words: str) -> Fd:
     """Names in it are believed: so nobody else may be able to change them, and no link may lead to it."""
-    fd = _open(part, _FOLDER | os.O_NOFOLLOW, words=words, folder=folder)
-    status = os.fstat(fd)
+    made = _open(part, _FOLDER | os.O_NOFOLLOW, words=words, folder=folder)
+    status = os.fstat(made.number)
     if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        os.close(fd)
         raise refused(EACCES, "others may write to this folder, so that no name in it is safe", filename=words)
-    return fd
-
-
-def _reopen(words: str, folder: int) -> int:
-    """Open what is mounted on it now."""
-    fd = _open(words, _FOLDER | os.O_NOFOLLOW, words=words)
-    os.close(folder)
-    return fd
+    return made
 
 
 def _propagate(folder: int, words: str, *, private: bool) -> bool:
@@ -150,35 +171,26 @@ def _propagate(folder: int, words: str, *, private: bool) -> bool:
 
 
 def _mount_on_itself(folder: int, words: str) -> None:
-    state = State()
+    flags = _native.constant("AT_RECURSIVE")
     steps = [
-        Step(
-            "clone_mount", f"clone the mount of {words}", fd=folder, value=_TREE, flags=_native.constant("AT_RECURSIVE")
-        ),
+        Step("clone_mount", f"clone the mount of {words}", fd=folder, value=_TREE, flags=flags),
         Step("attach", f"mount {words} on itself", fd=folder, value=_TREE, filename=words),
     ]
-    try:
+    with _Held() as state:
         _native.run(Program(steps), state)
-    finally:
-        state.close()
 
 
 def _proc_path(fd: int) -> bytes:
     """Name an open file by the kernel's link to it: mount(2) and umount2(2) take no fds."""
+    path = f"/proc/thread-self/fd/{fd}"
     try:
-        proc = os.open("/proc", _FOLDER)
-        try:
-            path, found = f"/proc/thread-self/fd/{fd}", os.fstat(fd)
-            there = os.stat(path)
-            if _native.fs_magic(proc) != _native.constant("PROC_SUPER_MAGIC") or not os.path.samestat(found, there):
-                raise NamespaceError(EXDEV, None, "/proc", step="open /proc", hint=hint(EXDEV, "open_own"))
-        finally:
-            os.close(proc)
-    except NamespaceError:
-        raise
+        with Fd(os.open("/proc", _FOLDER)) as proc:
+            is_proc = _native.fs_magic(proc) == _native.constant("PROC_SUPER_MAGIC")
+        if is_proc and os.path.samestat(os.fstat(fd), os.stat(path)):
+            return path.encode()
     except OSError as error:
         raise NamespaceError(error.errno or EINVAL, None, "/proc", step="open /proc") from None
-    return path.encode()
+    raise NamespaceError(EXDEV, None, "/proc", step="open /proc", hint=hint(EXDEV, "open_own"))
 
 
 # ---- one file ----
@@ -189,41 +201,45 @@ def keep(fd: int, type: NamespaceType, place: Place, after: Callable[[], None] |
 
     *after* is called when all is there; if it fails, so has all. With it the file says that a process is to end with it.
     """
-    state, folder = State(), -1
-    name = os.fsencode(place.name)
-    words = f"mount the {type.proc_name} namespace on {place.words}"
-    try:
+    with _Held() as state:
         # First what needs the privilege: without it nothing has been made, no folder either.
-        first = Step(
-            "clone_mount", f"clone the mount of {type.proc_name}", fd=fd, value=_TREE, types=(type,)
-        )
-        _native.run(Program([first]), state)
-        folder = place.open_folder()
-        _proc_path(folder)  # by it all would be undone
-        mode = 0 if after is None else 0o400
-        steps = [
-            Step(
-                "make_file", f"make {place.words}", fd=folder, slot=_FILE, path=name, value=mode, filename=place.words
-            ),
-            Step("attach", words, slot=_FILE, value=_TREE, types=(type,), filename=place.words),
-        ]
-        try:
-            _native.run(Program(steps), state)
-        except NamespaceError as error:
-            if error.errno != EINVAL or type is not NamespaceType.MNT or error.index != 1:
+        words = f"clone the mount of {type.proc_name}"
+        _native.run(Program([Step("clone_mount", words, fd=fd, value=_TREE, types=(type,))]), state)
+        with place.open_folder() as folder:
+            _proc_path(folder)  # by it all would be undone
+            try:
+                _make(fd, type, folder, place, state, after)
+            except BaseException:
+                _undo(state, folder, place)
                 raise
-            _attach_in_private(state, place.words, steps[1])
-        _check_is_there(folder, place, fd)
-        if after is not None:
-            os.write(state.raw.fd[_FILE], WITH_INIT)
-            after()
-    except BaseException:
-        _undo(state, folder, place.name, place.words)
-        raise
-    finally:
-        state.close()
-        if folder >= 0:
-            os.close(folder)
+
+
+def _make(
+    fd: int, type: NamespaceType, folder: int, place: Place, state: State, after: Callable[[], None] | None
+) -> None:
+    name, mode = os.fsencode(place.name), 0 if after is None else 0o400
+    words = f"mount the {type.proc_name} namespace on {place.words}"
+    steps = [
+        Step("make_file", f"make {place.words}", fd=folder, slot=_FILE, path=name, value=mode, filename=place.words),
+        Step("attach", words, slot=_FILE, value=_TREE, types=(type,), filename=place.words),
+    ]
+    try:
+        _native.run(Program(steps), state)
+    except NamespaceError as error:
+        if error.errno != EINVAL or type is not NamespaceType.MNT or error.index != 1:
+            raise
+        _attach_in_private(state, place.words, steps[1])
+    try:
+        there = os.path.samestat(os.stat(place.name, dir_fd=folder, follow_symlinks=False), os.fstat(fd))
+    except OSError:
+        there = False
+    if not there:
+        raise NamespaceError(
+            EBUSY, None, place.words, step="check", hint="somebody else has moved the file away while it was being made"
+        )
+    if after is not None:
+        os.write(state.raw.fd[_FILE], WITH_INIT)
+        after()
 
 
 def _attach_in_private(state: State, words: str, attach: Step) -> None:
@@ -243,18 +259,7 @@ def _attach_in_private(state: State, words: str, attach: Step) -> None:
     _native.run(Program(steps), state)
 
 
-def _check_is_there(folder: int, place: Place, fd: int) -> None:
-    try:
-        found: Any = os.stat(place.name, dir_fd=folder, follow_symlinks=False)
-    except OSError:
-        found = None
-    if found is None or not os.path.samestat(found, os.fstat(fd)):
-        raise NamespaceError(
-            EBUSY, None, place.words, step="check", hint="somebody else has moved the file away while it was being made"
-        )
-
-
-def _undo(state: State, folder: int, name: str, words: str) -> None:
+def _undo(state: State, folder: int, place: Place) -> None:
     """Take away what is there; what Ctrl-C says once more must wait until that is done."""
     while True:
         try:
@@ -263,11 +268,11 @@ def _undo(state: State, folder: int, name: str, words: str) -> None:
                 if fd >= 0:
                     path = f"/proc/thread-self/fd/{fd}".encode()
                     try:
-                        _native.run(Program([_umount(path, words, _native.constant("MNT_DETACH"))]), State())
+                        _native.run(Program([_umount(path, place.words, _native.constant("MNT_DETACH"))]), State())
                     except NamespaceError:
                         pass  # it has never been attached
             if state.raw.fd[_FILE] >= 0:
-                _remove(folder, name, os.fstat(state.raw.fd[_FILE]))
+                _remove(folder, place.name, os.fstat(state.raw.fd[_FILE]))
             return
         except KeyboardInterrupt:
             continue
@@ -290,32 +295,22 @@ class Kept:
     """A file on which a namespace is mounted; ``with`` closes what is open of it."""
 
     def __init__(self, place: Place) -> None:
-        self.place, self.fd, self._folder, self._state = place, -1, -1, State()
-        try:
-            self._folder = place.open_folder()
-            entry = _open(place.name, _ENTRY, words=place.words, folder=self._folder)
-            try:
-                if not is_namespace(entry):
-                    raise refused(
-                        EINVAL, "no namespace is mounted there, so that it stays as it is", filename=place.words
-                    )
-            finally:
-                os.close(entry)
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            self.fd = _open(place.name, flags, words=place.words, folder=self._folder)
-        except BaseException:
-            self.__exit__()
-            raise
+        self.place, self._owned, self._state = place, [place.open_folder()], _Held()
+        self._folder = self._owned[0].number
+        with _open(place.name, _ENTRY, words=place.words, folder=self._folder) as entry:
+            if not is_namespace(entry):
+                raise refused(EINVAL, "no namespace is mounted there, so that it stays as it is", filename=place.words)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        self._owned.append(_open(place.name, flags, words=place.words, folder=self._folder))
+        self.fd = self._owned[1].number
 
     def __enter__(self) -> Kept:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._state.close()
-        for fd in (self.fd, self._folder):
-            if fd >= 0:
-                os.close(fd)
-        self.fd = self._folder = -1
+        for each in self._owned:
+            each.__exit__()
 
     def take_away(self, end_init: Callable[[int], None]) -> None:
         """Unmount, and remove the file if it is one of those that are made for that: empty, or with what ours say.
@@ -328,14 +323,29 @@ class Kept:
             end_init(self.fd)
         path = _proc_path(self._folder) + b"/" + os.fsencode(self.place.name)
         step = _umount(path, self.place.words, _native.constant("MNT_DETACH") | _native.constant("UMOUNT_NOFOLLOW"))
-        _native.run(Program([step]), State())
+        interrupted = None
+        while True:
+            try:
+                self._umount_and_remove(step, status, content, end_init)
+                break
+            except KeyboardInterrupt as error:  # a file of that name would be left, and be in everybody's way
+                interrupted = error
+        if interrupted is not None:
+            raise interrupted
+
+    def _umount_and_remove(
+        self, step: Step, status: os.stat_result | None, content: bytes, end_init: Callable[[int], None]
+    ) -> None:
+        top = self._look(self._folder)[0]
+        if top is not None and os.path.samestat(top, os.fstat(self.fd)):
+            _native.run(Program([step]), State())
+        top = self._look(self._folder)[0]
         if status is None:
             status, content = self._look(self._folder)
             if content == WITH_INIT:
                 end_init(self.fd)
         if status is None or not stat.S_ISREG(status.st_mode) or (status.st_size and content != WITH_INIT):
             return
-        top = self._look(self._folder)[0]
         if top is None or not os.path.samestat(top, status):
             return
         if self._is_mounted():
@@ -364,24 +374,18 @@ class Kept:
             status = os.stat(self.place.name, dir_fd=folder, follow_symlinks=False)
             if not stat.S_ISREG(status.st_mode) or status.st_size != len(WITH_INIT):
                 return status, b""
-            fd = os.open(self.place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            with Fd(os.open(self.place.name, flags, dir_fd=folder)) as fd:
+                return os.fstat(fd), os.read(fd, len(WITH_INIT))
         except FileNotFoundError:
             return None, b""
-        try:
-            return os.fstat(fd), os.read(fd, len(WITH_INIT))
-        finally:
-            os.close(fd)
+        except PermissionError:
+            return status, b""
 
     def _is_mounted(self) -> bool:
         """Tell whether the file is mounted on itself, as it is for a mount namespace in a folder that is shared."""
-        try:
-            entry = os.open(self.place.name, _ENTRY, dir_fd=self._folder)
-        except OSError:
-            return False
-        try:
+        with Fd(os.open(self.place.name, _ENTRY, dir_fd=self._folder)) as entry:
             return _mount_id(entry) != _mount_id(self._folder)
-        finally:
-            os.close(entry)
 
 
 def _mount_id(fd: int) -> str:
@@ -397,29 +401,20 @@ def is_namespace(fd: int) -> bool:
 def listed(folder: str, type: NamespaceType) -> list[str]:
     """List the names in a folder that keep a namespace of *type*; what else is there is left out."""
     try:
-        fd = os.open(folder, _FOLDER & ~_native.O_PATH)
+        with Fd(os.open(folder, _FOLDER & ~_native.O_PATH)) as fd:
+            return [name for name in sorted(os.listdir(fd)) if _type_of(name, fd) == type.flag]
     except OSError as error:
         if error.errno in (ENOENT, ENOTDIR, EACCES):
             return []
         raise _failed(error, step=f"open {folder}", words=folder) from None
-    try:
-        return [name for name in sorted(os.listdir(fd)) if _type_of(name, fd) == type.flag]
-    finally:
-        os.close(fd)
 
 
 def _type_of(name: str, folder: int) -> int:
     try:
-        fd = os.open(name, _ENTRY, dir_fd=folder)
-        try:
+        with Fd(os.open(name, _ENTRY, dir_fd=folder)) as fd:
             if not is_namespace(fd):
                 return 0
-        finally:
-            os.close(fd)
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        with Fd(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)) as fd:
+            return _native.ioctl(fd, "NS_GET_NSTYPE")
     except (FileNotFoundError, PermissionError):
         return 0  # taken away meanwhile, or hidden by who made it
-    try:
-        return _native.ioctl(fd, "NS_GET_NSTYPE")
-    finally:
-        os.close(fd)

@@ -382,7 +382,8 @@ static int hold(void)
 
 /*
  * With a pidfd of the caller it is the pid 1 that create leaves. Its standard input is a socket: until something comes
- * there, it ends with the other end of it and with the caller; afterwards with nobody but by SIGKILL.
+ * there, it ends with the other end of it and with the caller; afterwards with nobody but by SIGKILL. It answers when it
+ * is ready, and when it holds nothing any more but that; then the other end hears that it is closed.
  */
 static int stay(int parent)
 {
@@ -392,13 +393,15 @@ static int stay(int parent)
     signal(SIGCHLD, SIG_IGN); /* the kernel reaps all whose parents have ended */
     if ((parent != PARENT && dup2(parent, PARENT) < 0) || close_from(PARENT + 1) < 0)
         return 1;
+    if (send(CHANNEL, "r", 1, MSG_NOSIGNAL) != 1)
+        return 1;
     struct pollfd watched[] = { { CHANNEL, POLLIN, 0 }, { PARENT, POLLIN, 0 } };
     while (poll(watched, 2, -1) < 0)
         if (errno != EINTR)
             return 1;
     if (!watched[0].revents || read(CHANNEL, &byte, 1) != 1)
         return 0;
-    if (dup2(NOTHING, CHANNEL) < 0 || close_from(PARENT) < 0)
+    if (close_from(PARENT) < 0 || send(CHANNEL, "s", 1, MSG_NOSIGNAL) != 1 || dup2(NOTHING, CHANNEL) < 0)
         return 1;
     for (;;)
         poll(NULL, 0, -1);

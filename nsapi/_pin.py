@@ -131,7 +131,7 @@ def _take_back(made: NamespaceHandle, place: _bind.Place) -> None:
     if isinstance(made, PidHandle):
         made.stays = False
     try:
-        with _bind.Kept(place) as kept:
+        with _bind.Kept(_bind.at_path("path", place.words)) as kept:
             if os.path.samestat(os.fstat(kept.fd), os.fstat(made.fileno())):
                 kept.take_away(_end_init_of)
     except (NamespaceError, ValueError):
@@ -160,7 +160,7 @@ def _new_name(type: NamespaceType, name: Any) -> _bind.Place:
     _bind.check_name("name", name)
     folder = _own_folder(type)
 
-    def open_folder() -> int:
+    def open_folder() -> _bind.Fd:
         if folder is None:
             why = "/run is not this user's, and XDG_RUNTIME_DIR names no folder: give path= instead of name="
             raise refused(EACCES, why, filename=name, type=type)
@@ -228,10 +228,13 @@ class PidHandle(NamespaceHandle):
         channel = socket.socket(fileno=self._channel)
         try:
             channel.send(b"s", socket.MSG_NOSIGNAL)
+            stays = channel.recv(1) == b"s" and channel.recv(1) == b""
         except OSError:
-            raise refused(ESRCH, "its pid 1 has ended", type=NamespaceType.PID) from None
+            stays = False
         finally:
             channel.detach()
+        if not stays:
+            raise refused(ESRCH, "its pid 1 has ended", type=NamespaceType.PID)
 
     def close(self) -> None:
         """Close the fd, and end pid 1, and with it all that lives in the namespace, unless it is to stay with a file."""
@@ -278,6 +281,8 @@ def _create_pid(config: Config) -> PidHandle:
         try:
             with contextlib.closing(open_namespace(process, NamespaceType.PID)) as found:
                 made = PidHandle(duplicate_fd(found.fileno()), f"pid namespace of nsapi-init {process.pid}")
+            if ours.recv(1) != b"r":
+                raise NamespaceError(ESRCH, None, None, step="start nsapi-init", type=NamespaceType.PID)
             init = process.disown()
             made.take(init, ours.detach())
         except BaseException:
