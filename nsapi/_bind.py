@@ -40,7 +40,7 @@ class Fd:
         return self.number
 
     def __exit__(self, *exc: object) -> None:
-        number, self.number = self.number, -1
+        number, self.number = getattr(self, "number", -1), -1
         if number >= 0:
             os.close(number)
 
@@ -331,7 +331,10 @@ class Kept:
             except KeyboardInterrupt as error:  # a file of that name would be left, and be in everybody's way
                 interrupted = error
         if interrupted is not None:
-            raise interrupted
+            try:
+                raise interrupted
+            finally:
+                interrupted = None  # else it keeps its traceback, and that what is open
 
     def _umount_and_remove(
         self, step: Step, status: os.stat_result | None, content: bytes, end_init: Callable[[int], None]

@@ -232,24 +232,24 @@ def launch(
         state.lend([*slots, together.fd, file, *control], itself)
         spawn(mission.program, state)
         talk.started = state.child[1]
-        _close_all(fds)
+        close_all(fds)
         talk.hear(mission, program, joins)
     except BaseException as error:
         if talk is not None:
             if talk.started == _UNBORN:
                 talk.started = state.child[1]  # KeyboardInterrupt between its birth and these lines
-            _close_all(fds)
+            close_all(fds)
             talk.end_all()
         if isinstance(error, OSError) and not isinstance(error, NamespaceError):
             raise _unprepared(error, "prepare the launcher") from None
         raise
     finally:
-        _close_all(fds)
+        close_all(fds)
         if talk is not None:
             talk.close()
 
 
-def _close_all(fds: list[int]) -> None:
+def close_all(fds: list[int]) -> None:
     """Close each once, whenever Ctrl-C comes: after a call, so there is none between the next two."""
     while fds:
         fd = fds[-1]

@@ -109,21 +109,32 @@ def _create(type: NamespaceType, config: Config) -> NamespaceHandle:
     from nsapi import _launcher
 
     launcher, owned = _launcher.executable(joins=False)
-    ends: list[int] = []
+    fds = [launcher] if owned else []
+    # It waits to be killed, or for the end of its standard input if we are, or if Ctrl-C comes before Popen is in our
+    # hands: hence no PIPE, which would be lost with it. It needs nothing inside: neither files nor a mapped id.
+    command, itself = ["nsapi-hold"], f"/proc/self/fd/{launcher}"
+    process, interrupted = None, None
     try:
-        # It waits to be killed, or for the end of its standard input if we are, or if Ctrl-C comes before Popen is in our
-        # hands: hence no PIPE, which would be lost with it. It needs nothing inside: neither files nor a mapped id.
-        ends += os.pipe()
-        command, itself = ["nsapi-hold"], f"/proc/self/fd/{launcher}"
-        with Popen(command, executable=itself, config=config, stdin=ends[0], pass_fds=(launcher,)) as process:
-            try:
-                return open_namespace(process, type)
-            finally:
-                os.close(ends.pop())
-                process.kill()  # somebody who has been forked meanwhile may keep its standard input open
+        fds += os.pipe()
+        process = Popen(command, executable=itself, config=config, stdin=fds[-2], pass_fds=(launcher,))
+        made = open_namespace(process, type)
     finally:
-        for fd in (*ends, launcher) if owned else ends:
-            os.close(fd)
+        while True:  # as long as it takes, whatever Ctrl-C says
+            try:
+                if process is not None:
+                    process.kill()  # somebody who has been forked meanwhile may keep its standard input open
+                    process.wait()
+                _launcher.close_all(fds)
+                break
+            except KeyboardInterrupt as error:
+                interrupted = error
+    if interrupted is not None:
+        made.close()
+        try:
+            raise interrupted
+        finally:
+            interrupted = None  # its traceback has this frame
+    return made
 
 
 def _take_back(made: NamespaceHandle, place: _bind.Place) -> None:
@@ -203,14 +214,10 @@ class PidHandle(NamespaceHandle):
     __slots__ = ("_channel", "_init", "_maker", "stays")
 
     def __init__(self, fd: int, words: str) -> None:
-        self._init = self._channel = -1
+        self._init = self._channel = -1  # a pidfd of pid 1, and the socket by which it is told to stay
         self._maker = os.getpid()  # a process forked from it has a copy of this, and nothing to end
         self.stays = False
         super().__init__(fd, words, NamespaceType.PID)
-
-    def take(self, init: int, channel: int) -> None:
-        """Own a pidfd of pid 1, and the socket by which it is told to stay."""
-        self._init, self._channel = init, channel
 
     def _keep(self, place: _bind.Place) -> None:
         if self.stays or os.getpid() != self._maker:
@@ -284,17 +291,19 @@ def _create_pid(config: Config) -> PidHandle:
             if ours.recv(1) != b"r":
                 raise NamespaceError(ESRCH, None, None, step="start nsapi-init", type=NamespaceType.PID)
             init = process.disown()
-            made.take(init, ours.detach())
+            made._channel, made._init = ours.detach(), init
         except BaseException:
-            _end(init if init >= 0 else process.disown())
+            if init < 0:
+                init = process.disown()
+            _end(init)
+            os.close(init)
             raise
         return made
     finally:
         for end in (ours, theirs):
             if end is not None:
                 end.close()
-        for fd in fds:
-            os.close(fd)
+        _launcher.close_all(fds)
 
 
 def _end(init: int) -> None:

@@ -75,6 +75,7 @@ def test_every_example_is_tested_here() -> None:
         "from_config_json.py",
         "ids.py",
         "join_process.py",
+        "named.py",
         "quickstart.py",
         "run_isolated.py",
         "with_init.py",
@@ -182,6 +183,23 @@ def test_ids_are_looked_up_and_mapped(examples: Examples) -> None:
     assert len(reason) == (1 if "," not in uids else 0)
     assert re.fullmatch(r"0 is \d+ outside, 4000000000 is None", known)
     assert last == "the kernel has them: True"
+
+
+def test_named_keeps_by_a_name_as_root(root: Runner, readable_tmp: Path) -> None:
+    """Where nobody else sees it: /run is its own."""
+    script = 'mount -t tmpfs -o mode=755 none /run && exec "$@"'
+    under = ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh")
+    assert Examples(root, readable_tmp).lines("named.py", *under) == [
+        "kept by: /run/netns/NAME",
+        "inside it is another: True",
+        "still listed: False",
+    ]
+
+
+def test_named_tells_an_ordinary_user_what_he_may(users_examples: Examples) -> None:
+    why, last = users_examples.lines("named.py")
+    assert why.startswith("named: [Errno 1] Operation not permitted: clone net (step 1 of ")
+    assert last == "kept by handles, and joined: True"
 
 
 def test_boot_subprocess_ends_as_its_program(examples: Examples) -> None:

@@ -201,7 +201,7 @@ def test_pid_1_ends_with_its_maker_and_not_with_a_copy_of_the_handle(root: Runne
             watched = os.pidfd_open(*first_of(inode))
             running = not ends(watched, 0)
             maker.kill()
-        told = [running, ends(watched)]
+        told: list[Any] = [running, ends(watched)]
         made = nsapi.create("pid")
         child = os.fork()
         if not child:
@@ -343,9 +343,9 @@ def test_pin_keeps_a_namespace_that_is_there(mounter: Mounter) -> None:
             with closing(nsapi.open(path)) as again:
                 told.append(again == handle)
             nsapi.unpin(path)
-        return [told, os.listdir("/run"), failure(lambda: uts.pin("/run/d"))["classes"][0]]
+        return [told, os.listdir("/run"), "is closed" in str(failure(lambda: uts.pin("/run/d"))["text"])]
 
-    assert mounter(body) == [[True] * 4, [], "ValueError"]
+    assert mounter(body) == [[True] * 4, [], True]
 
 
 def test_pid_1_of_a_name_stays_until_that_is_taken_away(host: Mounter) -> None:
@@ -415,11 +415,10 @@ def test_what_is_there_is_never_opened(mounter: Mounter) -> None:
         nsapi.create("pid", path="/run/pid").close()
         ours = first_of(os.stat("/run/pid").st_ino)
         before = everything()
-        cases = [
-            failure(lambda path=path: nsapi.create("net", path=f"/run/{path}")) for path in ("file", "folder", "link")
-        ]
-        cases += [failure(lambda path=path: handle.pin(f"/run/{path}")) for path in ("file", "link", "netns/blue")]
-        cases += [failure(lambda n=name: nsapi.create("net", name=n)) for name in ("blue", "other", "dangling")]
+        cases: list[Any] = []
+        cases += [failure(lambda: nsapi.create("net", path=f"/run/{path}")) for path in ("file", "folder", "link")]
+        cases += [failure(lambda: handle.pin(f"/run/{path}")) for path in ("file", "link", "netns/blue")]
+        cases += [failure(lambda: nsapi.create("net", name=name)) for name in ("blue", "other", "dangling")]
         cases += [
             failure(lambda: nsapi.create("pid", path="/run/link")),
             failure(lambda: nsapi.create("pid", path="/run/pid")),
@@ -486,7 +485,7 @@ def test_unpin_removes_nothing_of_a_stranger(mounter: Mounter) -> None:
         os.symlink("/run/nowhere", "/run/dangling")
         before = everything()
         cases = {
-            str(name): failure(lambda name=name, type=type: nsapi.unpin(name, type))
+            str(name): failure(lambda: nsapi.unpin(name, type))
             for name, type in [
                 *[
                     (f"/run/{each}", None)
@@ -534,7 +533,6 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         for path in ("", "/run/", "/run/..", ".", "a\0/b", "/a/b\0", "x" * 256)
     ],
     ("net", {"name": 5}, "TypeError", "name: 5 is no str"),
-    ("net", {"name": b"blue"}, "TypeError", "name: b'blue' is no str"),
     ("net", {"path": 5}, "TypeError", "path: 5 is no path"),
     ("net", {"name": "a", "path": "/run/a"}, "TypeError", "name, path: give one, not both"),
     ("net", {"hostname": "a"}, "TypeError", "hostname: is no field of a net namespace; user, loopback, sysctl are"),
@@ -548,17 +546,16 @@ def test_wrong_arguments_are_told_by_their_name(anyone: Runner) -> None:
     def body(rows: list[Any]) -> Any:
         nsapi.named()
         before = everything()
-        cases = [failure(lambda type=type, fields=fields: nsapi.create(type, **fields)) for type, fields, *_ in rows]
-        cases += [failure(lambda name=name: nsapi.unpin(name)) for name in ("", "..", "a\0", "/run/.", 7)]
+        cases: list[Any] = [failure(lambda: nsapi.create(type, **fields)) for type, fields, *_ in rows]
+        cases += [failure(lambda: nsapi.unpin(name)) for name in ("", "..", "a\0", "/run/.", 7)]
         cases += [failure(lambda: nsapi.named("nets"))]
         handle = nsapi.current("net")
-        cases += [failure(lambda path=path: handle.pin(path)) for path in ("", "/run/", 7)]
+        cases += [failure(lambda: handle.pin(path)) for path in ("", "/run/", 7)]
         handle.close()
         return [[(case["classes"][0], case["text"]) for case in cases], before == everything()]
 
-    rows = [row for row in WRONG if row[1].get("name") != b"blue"]
-    cases, same = anyone(body, rows)
-    wanted = [(row[2], row[3]) for row in rows]
+    cases, same = anyone(body, WRONG)
+    wanted = [(row[2], row[3]) for row in WRONG]
     wanted += [("ValueError", "name: ")] * 4 + [("TypeError", "name: 7 is no path"), ("ValueError", "nets")]
     wanted += [("ValueError", "path: ")] * 2 + [("TypeError", "path: 7 is no path")]
     for (found, text), (kind, words) in zip(cases, wanted, strict=True):
@@ -657,19 +654,15 @@ def test_failures_leave_nothing(host: Mounter) -> None:
         os.chmod("/run/netns", 0o755)
         with closing(nsapi.current("mnt")) as own:
             found["one's own mount namespace"] = failure(lambda: own.pin("/run/open/a"))
-        untouched = [before == everything()]
+        untouched: list[Any] = [before == everything()]
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         lowest = max(fds()) + 1
-        for verb in (
-            lambda: nsapi.create("net", name="a"),
-            lambda: nsapi.create("pid", name="a"),
-            lambda: nsapi.create("mnt", path="/run/m"),
-        ):
+        for type, fields in (("net", {"name": "a"}), ("pid", {"name": "a"}), ("mnt", {"path": "/run/m"})):
             count, there = 0, everything()
             for limit in range(lowest, lowest + 40):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
                 try:
-                    made = verb()
+                    made = nsapi.create(type, **fields)
                     break
                 except OSError as error:
                     count += error.errno == errno.EMFILE
@@ -716,7 +709,7 @@ def test_a_limit_leaves_nothing(container: Mounter) -> None:
             path = f"/proc/sys/user/max_{type}_namespaces"
             old = pathlib.Path(path).read_text()
             pathlib.Path(path).write_text("0")
-            found[type] = failure(lambda type=type: nsapi.create(type, name="a"))
+            found[type] = failure(lambda: nsapi.create(type, name="a"))
             pathlib.Path(path).write_text(old)
         return [
             {type: [case["errno"], case["hint"]] for type, case in found.items()},
@@ -730,38 +723,42 @@ def test_a_limit_leaves_nothing(container: Mounter) -> None:
 
 
 def test_ctrl_c_leaves_nothing(host: Mounter) -> None:
-    """At every line of what makes a name, and takes it away: the name is there whole or not at all, and so is its pid 1."""
+    """Wherever it comes while a name is made or taken away: it is there whole or not at all, and so is its pid 1."""
 
     def body(type: str) -> Any:
-        lines = [0, 0]
+        count = [0, 0]
 
-        def interrupt(frame: Any, event: str, argument: object) -> Any:
-            name = frame.f_code.co_filename
-            if not name.endswith(("/_pin.py", "/_bind.py")) or frame.f_code.co_name in (
-                "_undo",
-                "__exit__",
-                "_take_back",
+        def interrupt(frame: Any, event: str, argument: Any) -> None:
+            """Where the interpreter looks for signals: where a function begins, and after one of C.
+
+            Not between an fd and the object that owns it: there Python has no place for it.
+            """
+            ours = frame.f_code.co_filename.endswith(("/_pin.py", "/_bind.py"))
+            opens = event == "c_return" and argument.__name__ in ("open", "dup", "pipe", "detach")
+            if (
+                ours
+                and event in ("call", "c_return")
+                and not opens
+                and frame.f_code.co_name not in ("__init__", "__exit__")
             ):
-                return None if event == "call" else interrupt
-            if event == "line":
-                lines[0] += 1
-                if lines[0] == lines[1]:
-                    sys.settrace(None)
+                count[0] += 1
+                if count[0] == count[1]:
+                    sys.setprofile(None)
                     raise KeyboardInterrupt
-            return interrupt
 
         def interrupted(call: Any) -> bool:
-            lines[0], lines[1] = 0, lines[1] + 1
-            sys.settrace(interrupt)
+            """Whether it has come, at the next of these places; None if there are no more."""
+            count[0], count[1] = 0, count[1] + 1
             try:
+                sys.setprofile(interrupt)
                 made = call()
+                sys.setprofile(None)
                 if made is not None:
                     made.close()
-                return False
             except KeyboardInterrupt:
-                return True
-            finally:
-                sys.settrace(None)
+                pass
+            sys.setprofile(None)
+            return count[0] >= count[1]
 
         def rest() -> Any:
             """What is there of it, when those who are ending have ended: all have our mount namespace."""
@@ -785,18 +782,20 @@ def test_ctrl_c_leaves_nothing(host: Mounter) -> None:
         nsapi.unpin("warm", type)
         before, wrong, counts = everything(), [], []
         while interrupted(lambda: nsapi.create(type, name="a")):
+            if nsapi.named(type):  # it came too late
+                nsapi.unpin("a", type)
             if rest() != [[], []]:
-                wrong.append(["create", lines[1], rest()])
-                for name in nsapi.named(type):
-                    nsapi.unpin(name, type)
-        counts.append(lines[1] > 60)
-        lines[1] = 0
+                wrong.append(["create", count[1], rest()])
+                before = everything()
+        counts.append(count[1] > 30)
+        count[1] = 0
         while interrupted(lambda: nsapi.unpin("a", type)):
             if not nsapi.named(type):
                 if rest() != [[], []]:
-                    wrong.append(["unpin", lines[1], rest()])
+                    wrong.append(["unpin", count[1], rest()])
+                    before = everything()
                 nsapi.create(type, name="a").close()
-        counts.append(lines[1] > 20)
+        counts.append(count[1] > 20)
         return [wrong, counts, rest()]
 
     for type in ("net", "pid"):
