@@ -78,6 +78,7 @@ _HOMES = {
     "_process": ("Popen", "run"),
     "_pin": ("create", "named", "unpin"),
     "_bootstrap": ("bootstrap_data",),
+    "_bind": (),
     "_launcher": (),
 }
 _MODULES = ("oci",)
