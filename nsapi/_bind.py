@@ -375,14 +375,15 @@ class Kept:
         """Tell what file it is, and what is in it if it may be ours."""
         try:
             status = os.stat(self.place.name, dir_fd=folder, follow_symlinks=False)
-            if not stat.S_ISREG(status.st_mode) or status.st_size != len(WITH_INIT):
-                return status, b""
+        except OSError:
+            return None, b""
+        if not stat.S_ISREG(status.st_mode) or status.st_size != len(WITH_INIT):
+            return status, b""
+        try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             with Fd(os.open(self.place.name, flags, dir_fd=folder)) as fd:
                 return os.fstat(fd), os.read(fd, len(WITH_INIT))
-        except FileNotFoundError:
-            return None, b""
-        except PermissionError:
+        except (FileNotFoundError, PermissionError):
             return status, b""
 
     def _is_mounted(self) -> bool:

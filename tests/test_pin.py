@@ -327,6 +327,25 @@ def test_a_path_is_a_str_bytes_or_pathlike(mounter: Mounter) -> None:
         assert mounter(body, shared) == {type: [[True] * 3, [], True] for type in TYPES}
 
 
+def test_a_mount_namespace_is_younger_whatever_the_cpu(host: Mounter) -> None:
+    """Linux 6.18 compares numbers that each CPU gives out from a stock of its own; the thread's affinity stays."""
+
+    def body() -> Any:
+        cpus = sorted(os.sched_getaffinity(0))
+        wrong = []
+        for here, there in ((cpus[0], cpus[-1]), (cpus[-1], cpus[0])):
+            os.sched_setaffinity(0, {there})
+            nsapi.unshare("mnt")
+            os.sched_setaffinity(0, {here})
+            os.sched_setaffinity(0, cpus)
+            nsapi.create("mnt", path="/run/a").close()
+            nsapi.unpin("/run/a", "mnt")
+            wrong += [sorted(os.sched_getaffinity(0)) != cpus, os.listdir("/run")]
+        return wrong
+
+    assert host(body) == [False, [], False, []]
+
+
 def test_pin_keeps_a_namespace_that_is_there(mounter: Mounter) -> None:
     """Any handle's, more than once; the handle stays, and closing it ends nothing."""
 
