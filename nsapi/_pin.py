@@ -16,7 +16,7 @@ from nsapi._config import Config
 from nsapi._errors import NamespaceError, refused
 from nsapi._handle import NamespaceHandle, duplicate_fd
 from nsapi._process import Orphan, Popen
-from nsapi._target import NETNS_DIR
+from nsapi._target import NETNS_DIR, is_ready
 from nsapi._target import open as open_namespace
 from nsapi._types import NamespaceType
 
@@ -211,12 +211,12 @@ _PATIENCE = 500  # milliseconds; pid 1 ends only after all that were in there ha
 class PidHandle(NamespaceHandle):
     """A handle that owns the pid 1 of its namespace, until that is to stay with a file."""
 
-    __slots__ = ("_channel", "_init", "_maker", "stays")
+    __slots__ = ("_channel", "_init", "_maker", "_told", "stays")
 
     def __init__(self, fd: int, words: str) -> None:
         self._init = self._channel = -1  # a pidfd of pid 1, and the socket by which it is told to stay
         self._maker = os.getpid()  # a process forked from it has a copy of this, and nothing to end
-        self.stays = False
+        self.stays = self._told = False
         super().__init__(fd, words, NamespaceType.PID)
 
     def _keep(self, place: _bind.Place) -> None:
@@ -234,8 +234,12 @@ class PidHandle(NamespaceHandle):
 
         channel = socket.socket(fileno=self._channel)
         try:
-            channel.send(b"s", socket.MSG_NOSIGNAL)
-            stays = channel.recv(1) == b"s" and channel.recv(1) == b""
+            if not self._told:  # else Ctrl-C came to the pin before; it has stayed with the handle alone
+                self._told = True
+                channel.send(b"s", socket.MSG_NOSIGNAL)
+            while channel.recv(1):  # until it has let go
+                pass
+            stays = not is_ready(self._init)
         except OSError:
             stays = False
         finally:

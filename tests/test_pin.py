@@ -311,16 +311,17 @@ def test_a_path_is_a_str_bytes_or_pathlike(mounter: Mounter) -> None:
             subprocess.run(["mount", "--make-shared", "/run"], check=True)
         os.chdir("/run/here")
         before, found = mounted(), {}
-        for type in TYPES:
-            forms: list[Any] = [f"/run/here/{type}", os.fsencode(f"./{type}"), pathlib.Path(type)]
-            same = []
-            for form in forms:
-                made = nsapi.create(type, path=form)
-                made.close()
-                with closing(nsapi.open(f"./{type}", type)) as again:
-                    same.append(again == made)
-                nsapi.unpin(pathlib.Path(f"/run/here/{type}"), type)
-            found[type] = [same, os.listdir("."), before == mounted()]
+        with unshared("--mount", "--propagation", "unchanged"):  # who has a copy of each mount
+            for type in TYPES:
+                forms: list[Any] = [f"/run/here/{type}", os.fsencode(f"./{type}"), pathlib.Path(type)]
+                same = []
+                for form in forms:
+                    made = nsapi.create(type, path=form)
+                    made.close()
+                    with closing(nsapi.open(f"./{type}", type)) as again:
+                        same.append(again == made)
+                    nsapi.unpin(pathlib.Path(f"/run/here/{type}"), type)
+                found[type] = [same, os.listdir("."), before == mounted()]
         return found
 
     for shared in (False, True):
@@ -393,6 +394,23 @@ def test_pid_1_of_a_name_stays_until_that_is_taken_away(host: Mounter) -> None:
     )
     for code in (made, f"{made}; h.close()", made + ends_at_once, later + ends_at_once, f"{later}; h.close()"):
         assert host(body, code) == [["/dev/null"], True, False, True, {}], code
+
+
+def test_a_pid_1_that_has_ended_gets_no_file(host: Mounter) -> None:
+    """ESRCH, and what was mounted already is taken away: nobody can join such a namespace."""
+
+    def body() -> Any:
+        made = nsapi.create("pid")
+        (init,) = first_of(made.id[1])
+        watched = os.pidfd_open(init)
+        os.kill(init, signal.SIGKILL)
+        ended, before = ends(watched), everything()
+        found = failure(lambda: made.pin("/run/a"))
+        same = before == everything()
+        made.close()
+        return [ended, found["errno"], found["hint"], same, os.listdir("/run")]
+
+    assert host(body) == [True, 3, "its pid 1 has ended", True, []]
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["by NS_GET_TGID_FROM_PIDNS", "before Linux 6.11"])
@@ -815,7 +833,18 @@ def test_ctrl_c_leaves_nothing(host: Mounter) -> None:
                     before = everything()
                 nsapi.create(type, name="a").close()
         counts.append(count[1] > 20)
-        return [wrong, counts, rest()]
+        handle, count[1] = nsapi.create(type), 0
+        before = everything()
+        while interrupted(lambda: handle.pin(f"{folder}/a")):
+            if nsapi.named(type):
+                break  # it came when all was done, as it will from here on
+            if everything() != before:
+                wrong.append(["pin", count[1], os.listdir(folder)])
+        counts.append(count[1] > 15)
+        handle.close()
+        for name in nsapi.named(type):
+            nsapi.unpin(name, type)
+        return [wrong, counts, rest()[1]]
 
     for type in ("net", "pid"):
-        assert host(body, type) == [[], [True, True], [[], []]], type
+        assert host(body, type) == [[], [True, True, True], []], type
