@@ -16,6 +16,7 @@ The modules, from the words to the kernel:
 ``_plan``      Config to an ordered list of steps, and why in that order; pure
 ``_native``    the list to the C core (``_native.c``), which performs it
 ``_switch``    the calling thread to other namespaces and back
+``_bind``      a file that keeps a namespace: made, and taken away
 ``_handle``    NamespaceHandle: owns an fd on a namespace; current
 ``_target``    what a verb may be pointed at, and how that is pinned; open
 ``_enter``     enter, visit, setns, unshare
@@ -27,7 +28,7 @@ The modules, from the words to the kernel:
 ``_discover``  discover: every namespace that can be reached (``_scan.c``)
 ``_futures``   ThreadPoolExecutor, whose threads live inside
 ``_arguments`` subprocess's arguments, made into what the kernel takes
-``_pin``       create: a namespace without a process
+``_pin``       create, unpin, named: a namespace without a process, and the file that keeps it
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
 ``_process``   Popen, run
 ``_asyncio``   create_subprocess_exec: Popen on an asyncio loop
@@ -82,6 +83,8 @@ if TYPE_CHECKING:
     from nsapi._maps import IDMap as IDMap
     from nsapi._maps import IDMaps as IDMaps
     from nsapi._pin import create as create
+    from nsapi._pin import named as named
+    from nsapi._pin import unpin as unpin
     from nsapi._process import Popen as Popen
     from nsapi._process import run as run
     from nsapi._process_pool import ProcessPoolExecutor as ProcessPoolExecutor
@@ -110,7 +113,7 @@ _HOMES = {
     "_boot_env": ("boot_env", "start_initialization"),
     "_process": ("Popen", "run"),
     "_asyncio": ("create_subprocess_exec",),
-    "_pin": ("create",),
+    "_pin": ("create", "named", "unpin"),
     "_sockets": ("socket", "socketpair"),
     "_bootstrap": ("bootstrap_data",),
     "_call": ("call",),
@@ -118,6 +121,7 @@ _HOMES = {
     "_interpreter": (),
     "_worker": (),
     "_process_pool": ("ProcessPoolExecutor",),
+    "_bind": (),
     "_launcher": (),
 }
 _MODULES = ("oci", "testing")
@@ -154,6 +158,7 @@ __all__ = [
     "enter",
     "id_maps",
     "is_namespace_supported",
+    "named",
     "namespace_types",
     "ns_name",
     "oci",
@@ -161,6 +166,7 @@ __all__ = [
     "setns",
     "socketpair",
     "start_initialization",
+    "unpin",
     "unshare",
     "visit",
 ]

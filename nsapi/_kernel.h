@@ -54,6 +54,12 @@ enum { OLD_HEADERS_EXECVEAT = -1 }; /* ENOSYS */
 #ifndef SYS_pidfd_send_signal
 #define SYS_pidfd_send_signal 424
 #endif
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#endif
+#ifndef SYS_move_mount
+#define SYS_move_mount 429
+#endif
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
@@ -91,6 +97,16 @@ enum { OLD_HEADERS_STATX = -1 }; /* ENOSYS */
 
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC (1U << 2)
+#endif
+#ifndef OPEN_TREE_CLONE
+#define OPEN_TREE_CLONE 1
+#endif
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+#ifndef MOVE_MOUNT_F_EMPTY_PATH
+#define MOVE_MOUNT_F_EMPTY_PATH 0x00000004
+#define MOVE_MOUNT_T_EMPTY_PATH 0x00000040
 #endif
 #ifndef PIDFD_THREAD
 #define PIDFD_THREAD 00000200 /* O_EXCL; generic and x86, Linux 6.9 */
@@ -130,6 +146,9 @@ enum { OLD_HEADERS_STATX = -1 }; /* ENOSYS */
 #endif
 #ifndef NS_GET_MNTNS_ID
 #define NS_GET_MNTNS_ID _IOR(0xb7, 0x5, uint64_t)
+#endif
+#ifndef NS_GET_TGID_FROM_PIDNS
+#define NS_GET_TGID_FROM_PIDNS _IOR(0xb7, 0x7, int)
 #endif
 #ifndef NS_GET_ID
 #define NS_GET_ID _IOR(0xb7, 13, uint64_t)

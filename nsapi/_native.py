@@ -401,6 +401,11 @@ def ioctl_u64(fd: int, request: str) -> int:
     return int(answer[0]) if result >= 0 else result
 
 
+def ioctl_pid(fd: int, request: str, pid: int) -> int:
+    """Make an ioctl that translates *pid*; the other number, or -errno."""
+    return int(lib.nsapi_ioctl(fd, getattr(lib, request), ffi.cast("void *", pid)))
+
+
 def pidfd_open(pid: int) -> int:
     """Open a pidfd of the process *pid*; that, or -errno."""
     return int(lib.nsapi_pidfd_open(pid, 0))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing as closing
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any as Any  # for the annotations of bodies
@@ -235,6 +237,32 @@ def living(init: int) -> list[str]:
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has just ended
     return found
+
+
+def first_of(inode: int) -> list[int]:
+    """The pid 1 of the pid namespace with this inode, as /proc shows it; empty if it has ended."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            same = os.stat(f"/proc/{name}/ns/pid").st_ino == inode
+            if same and status("NSpid", name).split()[-1] == "1" and status("State", name)[0] not in "ZX":
+                found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+def ends(pidfd: int, seconds: int = 20) -> bool:
+    """Whether the process of this pidfd has ended, or does so now."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def mounted() -> list[str]:
+    """All mounts that this mount namespace has, without their numbers."""
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    return sorted(" ".join(line.split()[3:5]) for line in lines)
 
 
 # ---- functions to be called in other interpreters ----
