@@ -34,6 +34,7 @@ UNSHARE = "unshare --user --map-root-user --pid --fork --mount --mount-proc --ne
 # What site imports at every start, but none of the .pth files in site-packages: the hook of an editable install alone
 # takes longer to import than nsapi does.
 BARE = "import site, sys; sys.path += {paths}\n"
+LS = "from nsapi.__main__ import main\nmain(['ls'])\n"
 FIRST_ENTER = "import nsapi\nh = nsapi.current('net')\nwith h: pass\nh.close()\n"
 
 Perform = Callable[[], object]
@@ -298,6 +299,16 @@ def start_bare() -> Perform:
 def start_first_enter() -> Perform:
     """Start one that imports nsapi and enters once."""
     return _start(FIRST_ENTER)
+
+
+def start_ls() -> Perform:
+    """Start one that is the command `nsapi ls`."""
+    return _start(LS)
+
+
+def start_lsns() -> Perform:
+    """Start lsns(8)."""
+    return lambda: subprocess.run(["lsns"], check=True, stdout=subprocess.DEVNULL)
 
 
 def _touch(mebibytes: int) -> mmap.mmap:

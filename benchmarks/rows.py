@@ -189,4 +189,13 @@ def rows(floors: Path, *, quick: bool = False) -> list[Row]:
             (Aim("bare interpreter", 15, in_ms=True),),
             rounds=rounds(80),
         ),
+        Row(
+            "ls",
+            "start the command `nsapi ls`, and list what processes are in, and all else",
+            Contestant("nsapi ls", python, "start_ls"),
+            Contestant("bare interpreter", python, "start_bare"),
+            (Contestant("lsns", python, "start_lsns"),),
+            (Aim("bare interpreter", 60, in_ms=True),),
+            rounds=rounds(80),
+        ),
     ]

@@ -45,6 +45,10 @@ The modules, from the words to the kernel:
 ``testing``    the pytest plugin: netns, sandbox, two markers
 ``_marks``     what the markers say, and whether it can be had here
 ``_testrun``   a marked test in a pytest inside, reported outside
+``_command``   the command ``nsapi``: subcommands, options, help
+``_listing``   ls, tree, show
+``_payload``   run, enter, pin, unpin
+``_screen``    tables, colours, hostile strings made harmless
 ``_errors``    NamespaceError: the step, the errno, the usual remedy
 ============== =============================================================================
 

@@ -24,7 +24,9 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 #: A module imports from rows below its own, and within a row without a circle. What runs first stands on top.
 LAYERS = """
-    __main__ testing _testrun _marks
+    __main__ testing _testrun _marks _listing _payload
+    _command
+    _screen
     __init__
     _enter _sockets _asyncio _futures _pin _discover _probe oci mounts _boot_env _process_pool
     _call

@@ -13,7 +13,7 @@ from conftest import REPOSITORY, lacking, tool
 ROWS = [
     *("spawn", "spawn-2GiB-16threads", "launch-range", "launch-join", "launch-2GiB-16threads"),
     *("enter", "discover-2000", "discover-10000", "discover-growth", "socket", "socket-name", "visit", "call", "pool"),
-    "import",
+    *("import", "ls"),
 ]
 
 

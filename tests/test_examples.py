@@ -82,6 +82,7 @@ def test_every_example_is_tested_here() -> None:
         "handle_to_process.py",
         "ids.py",
         "join_process.py",
+        "ls_json.py",
         "named.py",
         "process_pool.py",
         "quickstart.py",
@@ -372,3 +373,9 @@ def test_clone(examples: Examples) -> None:
         "pid 1 on inside",
         "exit status 7; the host is still called the same: True",
     ]
+
+
+def test_ls_json_counts(examples: Examples) -> None:
+    lines = [line for line in examples.lines("ls_json.py") if not line.startswith(("not seen: ", "kept by "))]
+    assert lines
+    assert all(re.fullmatch(r"\S+: \d+ net", line) for line in lines)
