@@ -288,7 +288,7 @@ def _start(code: str) -> Perform:
     files = [Path(spec.origin) for spec in found if spec is not None and spec.origin is not None]
     paths = {str(file.parent.parent if file.stem == "__init__" else file.parent): None for file in files}
     command = [sys.executable, "-I", "-S", "-c", BARE.format(paths=list(paths)) + code]
-    return lambda: subprocess.run(command, check=True)
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def start_bare() -> Perform:

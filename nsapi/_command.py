@@ -85,7 +85,7 @@ examples:
   nsapi run --new user,net --loopback -- ip addr       no network but lo
   nsapi run --new user --map auto -- sh                with the ids of /etc/subuid
   nsapi run --new uts --hostname box -- hostname
-  nsapi run --join net=blue --join uts=4321 -- ss -tln net of `ip netns`, uts of process 4321
+  nsapi run --join net=blue --join uts=4321 -- ss -tln  net of `ip netns`, uts of process 4321
   nsapi run --join 4321 -- ps aux                      all of process 4321, as `nsenter -a -t 4321`
   nsapi run --new user,time --time-offset boottime=86400 -- uptime
 
@@ -109,10 +109,10 @@ exit status: as of `nsapi run`.
 
 PIN = """\
 examples:
-  nsapi pin net blue                        a new one, as `ip netns add blue`
-  nsapi pin net blue --loopback             with lo up
-  nsapi pin uts /run/box.uts --hostname box to a file of your choice
-  nsapi pin net red --from 4321             that of process 4321, which may then end
+  nsapi pin net blue                         a new one, as `ip netns add blue`
+  nsapi pin net blue --loopback              with lo up
+  nsapi pin uts /run/box.uts --hostname box  to a file of your choice
+  nsapi pin net red --from 4321              that of process 4321, which may then end
 
 With a name the file is /run/netns/NAME for net, /run/nsapi/TYPE/NAME for the others. What is there is never replaced.
 In a pid namespace a pid 1 is left, which `nsapi unpin` ends.
