@@ -49,9 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is not None and isinstance(error, OSError):
             _give_up_output()
         return _fail(f"nsapi: {_words(error)}", _status(error))
-    finally:
-        if sys.stdout is None:
-            os.close(os.open(os.devnull, os.O_RDONLY))
 
 
 def die(number: int) -> NoReturn:
