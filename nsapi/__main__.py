@@ -19,7 +19,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         debug = bool(words.pop(0))
     if sys.platform != "linux":
         return _fail("nsapi: Linux namespaces need Linux")
-    import os
     import signal
 
     reads = not words or words[0] not in ("pin", "unpin")
