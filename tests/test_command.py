@@ -131,8 +131,9 @@ def test_debug_shows_the_traceback(user: Runner, words: tuple[str, ...]) -> None
     assert done.stderr.splitlines()[-1].startswith("nsapi: ")
 
 
-def test_output_that_nobody_reads_is_no_error_to_speak_of(command: Command) -> None:
+def test_output_that_nobody_reads_is_no_error_to_speak_of(user: Runner) -> None:
     """As with other commands, `| head` ends it silently; a full device or none at all is an error of one line."""
+    command = Command(user)
     read, write = os.pipe()
     os.close(read)
     done = command("ls", capture_output=False, stdout=write, stderr=subprocess.PIPE)
@@ -351,8 +352,9 @@ while number != signal.SIGTERM:
 
 
 @pytest.mark.parametrize("options", [("--new", "user,uts"), ("--new", "user,pid,mnt"), ("--new", "user,pid", "--init")])
-def test_signals_reach_the_program(command: Command, options: tuple[str, ...]) -> None:
+def test_signals_reach_the_program(user: Runner, options: tuple[str, ...]) -> None:
     """Whoever sends them to nsapi, which ends when the program does, as it does."""
+    command = Command(user)
     with command.start("run", *options, "--", command.runner.python, "-ISc", LISTENS) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -416,8 +418,9 @@ def test_ctrl_c_ends_both(command: Command) -> None:
     assert (status, "ready" in text) == (-signal.SIGINT, True)
 
 
-def test_ctrl_z_stops_both_and_fg_continues_both(command: Command) -> None:
+def test_ctrl_z_stops_both_and_fg_continues_both(user: Runner) -> None:
     """The shell is told that its job has stopped, and the program goes on with it."""
+    command = Command(user)
     shell = 'set -m; "$@"; echo stopped $?; fg >/dev/null; echo ended $?'
     payload = "import signal, sys; print('ready', flush=True); sys.exit(int(sys.stdin.readline()))"
     tool("bash")
@@ -437,9 +440,10 @@ def test_ctrl_z_stops_both_and_fg_continues_both(command: Command) -> None:
     [({"COLUMNS": "50"}, True, 50), ({"NO_COLOR": "1", "COLUMNS": "60"}, False, 60), ({"TERM": "dumb"}, False, None)],
 )
 def test_colours_and_width_are_for_terminals(
-    command: Command, environment: dict[str, str], coloured: bool, columns: int | None
+    user: Runner, environment: dict[str, str], coloured: bool, columns: int | None
 ) -> None:
     """Not for files; NO_COLOR, TERM and COLUMNS have their say."""
+    command = Command(user)
     with command.start("run", "--new", "user,uts", "sh", "-c", f"echo $$; exec sleep 1000 {'0 ' * 200}") as long:
         try:
             assert long.stdout is not None
