@@ -37,13 +37,14 @@ if sys.platform == "linux":
     from cffi import FFI
 
     ffi = FFI()
-    ffi.cdef(Path("nsapi/_native.h").read_text())
+    for header in ("_native.h", "_clone.h"):
+        ffi.cdef(Path("nsapi", header).read_text())
     ffi.cdef("\n".join(f"#define {name} ..." for name in CONSTANTS))
     ffi.set_source(
         "nsapi._ffi",
-        '#include "_kernel.h"\n#include <sys/mount.h>\n#include "_native.h"',
-        sources=["nsapi/_native.c"],
-        **options("nsapi/_native.h"),
+        '#include "_kernel.h"\n#include <sys/mount.h>\n#include "_native.h"\n#include "_clone.h"',
+        sources=["nsapi/_native.c", "nsapi/_clone.c"],
+        **options("nsapi/_native.h", "nsapi/_clone.h"),
     )
 
 # Where _start.c knows the assembler, it takes the place of the C library.

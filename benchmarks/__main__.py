@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import measure, record
-from benchmarks.rows import rows
+from benchmarks.rows import HAS_PYROUTE2, rows
 from benchmarks.sizes import sizes
 
 LINE = "{:28} {:>10}  {:>10}  {:>10}  {}"
@@ -86,6 +86,8 @@ def main() -> int:
         result = {**_circumstances(), "quick": options.quick, "rows": []}
         print(*(f"{name} {result[name]}" for name in ("nsapi", "python", "kernel", "cpu")), sep=" · ")
         print("medians; x: the first line's time divided by that of this one")
+        if not HAS_PYROUTE2:
+            print("pyroute2 is not installed: socket is not compared with it")
         for row in table:
             if not options.only or row.name in options.only:
                 result["rows"].append(record(row, measure(row)))

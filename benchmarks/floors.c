@@ -18,6 +18,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -149,17 +151,90 @@ static int open_own_net(void)
     return (int)check(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC), "open thread-self");
 }
 
+static int make_elsewhere(void)
+{
+    int home = open_own_net();
+    check(unshare(CLONE_NEWNET), "unshare net");
+    int elsewhere = open_own_net();
+    check(setns(home, CLONE_NEWNET), "setns home");
+    close(home);
+    return elsewhere;
+}
+
 static void enter(void)
 {
     static int elsewhere = -1;
+    if (elsewhere < 0) /* in the warm-up */
+        elsewhere = make_elsewhere();
     int home = open_own_net();
-    if (elsewhere < 0) { /* in the warm-up */
-        check(unshare(CLONE_NEWNET), "unshare net");
-        elsewhere = open_own_net();
-        check(setns(home, CLONE_NEWNET), "setns home");
-    }
     check(setns(elsewhere, CLONE_NEWNET), "setns there");
     check(setns(home, CLONE_NEWNET), "setns back");
+    close(home);
+}
+
+/* ---- socket: made there, used here ---- */
+
+static void socket_at(int elsewhere)
+{
+    int home = open_own_net();
+    check(setns(elsewhere, CLONE_NEWNET), "setns there");
+    int made = (int)check(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
+    check(setns(home, CLONE_NEWNET), "setns back");
+    close(home);
+    close(made);
+}
+
+static void socket_elsewhere(void)
+{
+    static int elsewhere = -1;
+    if (elsewhere < 0)
+        elsewhere = make_elsewhere();
+    socket_at(elsewhere);
+}
+
+/* As `ip netns add` names it, in a mount namespace that nobody else sees. */
+static void name_elsewhere(const char *path)
+{
+    char source[64];
+    int elsewhere = make_elsewhere();
+    check(unshare(CLONE_NEWNS), "unshare mnt");
+    check(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL), "make mounts private");
+    check(mount("none", "/run", "tmpfs", 0, NULL), "mount /run");
+    check(mkdir("/run/netns", 0755), "mkdir");
+    close((int)check(open(path, O_CREAT | O_RDONLY | O_CLOEXEC, 0400), path));
+    snprintf(source, sizeof source, "/proc/self/fd/%d", elsewhere);
+    check(mount(source, path, NULL, MS_BIND, NULL), "bind");
+    close(elsewhere);
+}
+
+static void socket_named(void)
+{
+    static const char path[] = "/run/netns/elsewhere";
+    static int named;
+    if (!named++)
+        name_elsewhere(path);
+    int elsewhere = (int)check(open(path, O_RDONLY | O_CLOEXEC), path);
+    socket_at(elsewhere);
+    close(elsewhere);
+}
+
+/* ---- visit: from each of many straight to the next, then home ---- */
+
+enum { MANY = 300 };
+
+static void visit(void)
+{
+    static int there[MANY];
+    int home = open_own_net();
+    if (!there[0]) { /* in the warm-up */
+        for (int each = 0; each < MANY; each++) {
+            check(unshare(CLONE_NEWNET), "unshare net");
+            there[each] = open_own_net();
+        }
+    }
+    for (int each = 0; each < MANY; each++)
+        check(setns(there[each], CLONE_NEWNET), "setns on");
+    check(setns(home, CLONE_NEWNET), "setns home");
     close(home);
 }
 
@@ -170,6 +245,9 @@ static const struct {
     { "spawn", spawn },
     { "spawn_same_steps", spawn_same_steps },
     { "enter", enter },
+    { "socket_elsewhere", socket_elsewhere },
+    { "socket_named", socket_named },
+    { "visit", visit },
 };
 
 static int64_t now(void)

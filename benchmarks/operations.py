@@ -8,10 +8,12 @@ operation is a function that prepares, untimed, and gives back what is timed.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import ctypes
 import importlib.util
 import mmap
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -152,6 +154,104 @@ if sys.version_info >= (3, 12):
         return perform
 
 
+def socket_handle() -> Perform:
+    """Make a socket in a net namespace by a handle, and close it."""
+    handle = _net_elsewhere()
+    return lambda: handle.socket().close()
+
+
+def socket_named() -> Perform:
+    """Make it by a name, which has to be opened each time."""
+    handle = _name_elsewhere()
+    return lambda: nsapi.socket(handle).close()
+
+
+def socket_pyroute2() -> Perform:
+    """Do the same by pyroute2, which forks a process that sends it."""
+    from pyroute2 import netns  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+    name = _name_elsewhere()
+    return lambda: netns.create_socket(name).close()
+
+
+def _name_elsewhere() -> str:
+    """Name a net namespace as `ip netns add` does, in a mount namespace that nobody else sees."""
+    nsapi.unshare("mnt")
+    path = Path("/run/netns/elsewhere")
+    for command in ("--make-rprivate /", "-t tmpfs none /run"):
+        subprocess.run(["mount", *command.split()], check=True)
+    path.parent.mkdir()
+    path.touch()
+    with _cat_elsewhere() as cat:
+        subprocess.run(["mount", "--bind", f"/proc/{cat.pid}/ns/net", str(path)], check=True)
+    return path.name
+
+
+MANY = 300
+
+
+def _many_elsewhere() -> list[nsapi.NamespaceHandle]:
+    handles = []
+    with contextlib.closing(nsapi.current("net")) as home:
+        for _ in range(MANY):
+            nsapi.unshare("net")
+            handles.append(nsapi.current("net"))
+        nsapi.setns(home)
+    return handles
+
+
+def visit_handles() -> Perform:
+    """Go through many net namespaces."""
+    handles = _many_elsewhere()
+
+    def perform() -> None:
+        with nsapi.visit(handles, "net") as each:
+            for _ in each:
+                pass
+
+    return perform
+
+
+def visit_one_by_one() -> Perform:
+    """Enter each and come home from each."""
+    handles = _many_elsewhere()
+
+    def perform() -> None:
+        for handle in handles:
+            with handle:
+                pass
+
+    return perform
+
+
+# What the interpreter of a call loads: it can do with no less.
+CALLED = "import nsapi._worker\n"
+
+
+def call_cold() -> Perform:
+    """Call a function in an interpreter of its own."""
+    config = nsapi.Config.new("uts")
+    return lambda: nsapi.call(os.getpid, config=config)
+
+
+def call_bare() -> Perform:
+    """Start an interpreter that imports the same modules, and have it do nothing."""
+    command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", CALLED]  # type: ignore[attr-defined]
+    return lambda: subprocess.run(command, check=True)
+
+
+def pool_warm() -> Perform:
+    """Call a function in a worker that is there already."""
+    pool = nsapi.ProcessPoolExecutor(1, config=nsapi.Config.new("uts"))
+    return lambda: pool.submit(os.getpid).result()
+
+
+def pool_futures() -> Perform:
+    """Do the same by concurrent.futures, nowhere else."""
+    pool = concurrent.futures.ProcessPoolExecutor(1)
+    return lambda: pool.submit(os.getpid).result()
+
+
 def _start(code: str) -> Perform:
     found = [importlib.util.find_spec(name) for name in ("nsapi", "attrs", "_cffi_backend")]
     files = [Path(spec.origin) for spec in found if spec is not None and spec.origin is not None]
@@ -202,6 +302,8 @@ def main() -> None:
         print((time.perf_counter_ns() - start) // int(count), flush=True)
     del memory
     sys.stdout.flush()
+    for each in multiprocessing.active_children():  # those of concurrent.futures would wait for ever
+        each.kill()
     os._exit(0)  # handles and children end with the process, without a word of what was left open
 
 

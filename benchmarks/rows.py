@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from benchmarks.harness import Aim, Contestant, Row
 #: one measures caches gone cold. What is timed is few at once, as a program starts them, not how fast a kernel is that is
 #: flooded.
 AT_ONCE, SETTLE = 5, 0.05
+
+#: A peer that is no part of every installation: `pip install '.[test]'`.
+HAS_PYROUTE2 = importlib.util.find_spec("pyroute2") is not None
 
 #: Who gets no map from unshare(1) without a line in these, not even root. Bound over the host's, for one worker alone.
 SUBIDS = 'mount --bind "$0" /etc/subuid && mount --bind "$0" /etc/subgid && exec "$@"'
@@ -35,6 +39,9 @@ def rows(floors: Path, *, quick: bool = False) -> list[Row]:
     enter_peers = [Contestant("nsapi.enter(pid)", python, "enter_pid", 200)]
     if sys.version_info >= (3, 12):
         enter_peers.append(Contestant("os.setns twice", python, "enter_os_setns", 1000))
+    socket_peers = []
+    if HAS_PYROUTE2:
+        socket_peers.append(Contestant("pyroute2, which forks", python, "socket_pyroute2"))
     return [
         Row(
             "spawn",
@@ -99,6 +106,51 @@ def rows(floors: Path, *, quick: bool = False) -> list[Row]:
             tuple(enter_peers),
             (Aim("C: open, setns, setns, close", 1.5),),
             rounds=rounds(200),
+        ),
+        Row(
+            "socket",
+            "make a TCP socket in a net namespace that a handle is on, and close it",
+            Contestant("handle.socket", python, "socket_handle", 100),
+            Contestant("C: open, setns, socket, setns", c, "socket_elsewhere", 100),
+            tuple(socket_peers),
+            (Aim("C: open, setns, socket, setns", 1.5), *(Aim(each.name, 0.01) for each in socket_peers)),
+            rounds=rounds(300),
+        ),
+        Row(
+            "socket-name",
+            "the same in one that has a name",
+            Contestant("nsapi.socket", python, "socket_named", 100),
+            Contestant("C: the same, and open", c, "socket_named", 100),
+            (),
+            (Aim("C: the same, and open", 1.5),),
+            rounds=rounds(300),
+        ),
+        Row(
+            "visit",
+            "go through 300 net namespaces, then home, one thread",
+            Contestant("nsapi.visit", python, "visit_handles", 4),
+            Contestant("C: open, 301 setns, close", c, "visit", 4),
+            (Contestant("300 times with handle:", python, "visit_one_by_one"),),
+            (Aim("C: open, 301 setns, close", 1.5),),
+            rounds=rounds(100),
+        ),
+        Row(
+            "call",
+            "call a function in an interpreter of its own in a new uts namespace",
+            Contestant("nsapi.call", python, "call_cold"),
+            Contestant("bare interpreter with the same imports", python, "call_bare"),
+            (),
+            (Aim("bare interpreter with the same imports", 1.3),),
+            rounds=rounds(60),
+        ),
+        Row(
+            "pool",
+            "call a function in a warm worker and have its result",
+            Contestant("nsapi.ProcessPoolExecutor", python, "pool_warm", 200),
+            Contestant("concurrent.futures.ProcessPoolExecutor", python, "pool_futures", 200),
+            (),
+            (Aim("concurrent.futures.ProcessPoolExecutor", 1.5),),
+            rounds=rounds(60),
         ),
         Row(
             "import",

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Verbs that move the calling thread: enter, and the system calls setns and unshare themselves."""
+"""Verbs that move the calling thread: enter, visit, and the system calls setns and unshare themselves."""
 
 from __future__ import annotations
 
 import os
 from errno import EINVAL, EUSERS
+from sys import modules
 
 from nsapi import _native, _switch
-from nsapi._errors import NamespaceError, refused, threads
+from nsapi._errors import NamespaceError, NamespaceRestoreError, refused, threads
 from nsapi._handle import NamespaceHandle, children_are_elsewhere, current, type_of
 from nsapi._native import Program, State, Step
 from nsapi._switch import ENTERABLE, Move
@@ -16,24 +17,38 @@ from nsapi._types import NamespaceType, flags_of, names_of, parse_types, types_i
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import TracebackType
-    from typing import Any, Generic, TypeVar, overload
+    from collections.abc import Iterable, Iterator
+    from typing import Any, Generic, NoReturn, TypeVar, overload
 
     Entered = TypeVar("Entered", bound="NamespaceHandle | tuple[NamespaceHandle, ...]", covariant=True)
+    Given = TypeVar("Given")
 
-    class _Generic(Generic[Entered]):
+    class _Leaving(_switch.Leaving, Generic[Entered]):
+        pass
+
+    class _LeavingRound(_switch.Leaving, Generic[Given]):
+        pass
+
+    class _Round(Generic[Given]):
         pass
 
 else:
-    Entered = None
+    Entered = Given = None
 
-    class _Generic:
+    class _Leaving(_switch.Leaving):
+        __slots__ = ()
+
         def __class_getitem__(cls, item: object) -> type:
             return cls
 
+    class _Round:
+        __slots__ = ()
+        __class_getitem__ = _Leaving.__dict__["__class_getitem__"]
 
-class Entering(_Generic[Entered]):
+    _LeavingRound = _Leaving
+
+
+class Entering(_Leaving[Entered]):
     """The context manager that :func:`enter` makes; entering opens the target, leaving closes it."""
 
     __slots__ = ("_target", "_types", "_unshare_fs")
@@ -44,7 +59,6 @@ class Entering(_Generic[Entered]):
     def __enter__(self) -> Entered:
         """Open the target and go there; gives the handle, for several types a tuple of handles in their order."""
         handles: list[NamespaceHandle] = []
-        visit = _Visit(self, handles)
         try:
             with resolve(self._target) as target:
                 if not self._types and target.is_process:
@@ -59,40 +73,11 @@ class Entering(_Generic[Entered]):
                 else:
                     moves = [Move((each.type,), each.fileno(), target.words) for each in handles]
                 entered: Any = handles[0] if len(handles) == 1 else tuple(handles)
-                _switch.enter(visit, _switch.plan(moves))
+                _switch.enter(self, _switch.plan(moves), handles)
         except BaseException:
-            try:
-                _switch.undo(visit)  # KeyboardInterrupt, when it was inside already
-            finally:
-                visit.close()
+            _switch.undo(handles)  # KeyboardInterrupt, when it was inside already
             raise
         return entered  # type: ignore[no-any-return]
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        inside = _switch.thread.me.entered
-        visit: Any = inside[-1][0] if inside else None  # not isinstance: Ctrl-C could come after a call of C
-        if visit.__class__ is not _Visit or visit.context is not self:
-            _switch.leave(self)  # which raises: this has not been entered last
-            return
-        try:
-            visit.__exit__(kind, error, trace)
-        finally:
-            visit.close()
-
-
-class _Visit(_switch.Leaving):
-    """One block: of which context manager, and what it has opened. Several threads may be in blocks of the same one."""
-
-    __slots__ = ("context", "handles")
-
-    def __init__(self, context: object, handles: list[NamespaceHandle]) -> None:
-        self.context, self.handles = context, handles
-
-    def close(self) -> None:
-        for handle in self.handles:
-            handle.close()
 
 
 def _which(words: str) -> TypeError:
@@ -141,6 +126,8 @@ def enter(target: Any, *types: NamespaceType | str, unshare_fs: bool = False) ->
 
     Several types of a process are set by one setns(2) of its pidfd, all or none; a failure half-way is undone. Blocks
     nest, and exceptions pass through. Not for ``await`` inside the block: other tasks of the loop would run inside too.
+    Leaving out of order, or in another asyncio task than entered, is a RuntimeError; the thread goes home all the same, at
+    once or when what was entered since has been left.
 
     Raises NamespaceError with the step that failed, the thread being where it was; :class:`NamespaceRestoreError` if it
     is not, and cannot go back: that thread then refuses every further ``enter``. TypeError without *types* for a process.
@@ -157,6 +144,162 @@ def enter(target: Any, *types: NamespaceType | str, unshare_fs: bool = False) ->
     if user_or_time:
         _switch.check(user_or_time, unshare_fs=unshare_fs)
     return Entering(target, parsed, unshare_fs=unshare_fs)
+
+
+class Visiting(_LeavingRound[Given]):
+    """The context manager that :func:`visit` makes: gives an iterator, and goes home at the end of the block."""
+
+    __slots__ = ("_targets", "_type", "_unshare_fs")
+
+    def __init__(self, targets: Iterable[Given], type: NamespaceType, *, unshare_fs: bool) -> None:
+        self._targets, self._type, self._unshare_fs = targets, type, unshare_fs
+
+    def __enter__(self) -> Iterator[tuple[Given, NamespaceHandle]]:
+        """Save the way home; nothing moves before the first step."""
+        # Inside a mount namespace, code of a generator would look for its files in there.
+        targets = list(self._targets) if self._type is NamespaceType.MNT else self._targets
+        handles: list[NamespaceHandle] = []
+        try:
+            _switch.check((self._type,), unshare_fs=self._unshare_fs)
+            trip = _switch.plan_round(self._type)
+            each = _Steps(iter(targets), self._type, trip, handles)
+            _switch.enter(self, trip, handles)
+        except BaseException:
+            _switch.undo(handles)
+            raise
+        return each
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            "visit() is a context manager, which brings the thread home: "
+            "with nsapi.visit(targets, type) as each: for target, handle in each: …"
+        )
+
+
+class _Steps(_Round[Given]):
+    """The iterator of one visit: each step goes to the next namespace. It is not ended by a step that fails."""
+
+    __slots__ = ("_handles", "_targets", "_trip", "_type", "_words")
+
+    def __init__(
+        self, targets: Iterator[Given], type: NamespaceType, trip: _switch.Trip, handles: list[NamespaceHandle]
+    ) -> None:
+        # handles holds what this step has opened; at the end of the block it is closed by whoever leaves.
+        self._targets, self._type, self._trip, self._handles = targets, type, trip, handles
+        self._words = ""
+
+    def __next__(self) -> tuple[Given, NamespaceHandle]:
+        for pair in self:
+            return pair
+        raise StopIteration
+
+    def __iter__(self) -> Iterator[tuple[Given, NamespaceHandle]]:
+        # All state is in self: what `for` uses is a generator because that takes half the time of calls of __next__.
+        handles = self._handles
+        place = _switch.Place(self._trip, handles)
+        entered, entry, is_here, round = place.entered, place.entry, place.is_here, place.round
+        if round is None or not is_here():
+            raise _misplaced()
+        go, raw, loaded, plain = round.go, round.raw, modules, NamespaceHandle
+        for target in self._targets:
+            if not entered or entered[-1] is not entry or ("asyncio" in loaded and not is_here()):
+                raise _misplaced()
+            handle: Any = target
+            if handle.__class__ is not plain or handles:
+                if not is_here():
+                    raise _misplaced()
+                handle = self._open(target)
+            users = handle._users  # as in NamespaceHandle._go
+            try:
+                users.append(None)
+                if handle._closed:
+                    raise _misplaced() if not is_here() else self._closed(handle)
+                if failed := go(raw, handle._fd):
+                    raise self._failed(handle) if failed < 0 else _misplaced()
+            finally:
+                del users[-1]
+                if handle._closed:
+                    handle._close_unused()
+            yield target, handle
+
+    def _open(self, target: Any) -> NamespaceHandle:
+        """Open what is no handle, after closing what the step before has opened."""
+        handles = self._handles
+        if handles:
+            handles[-1].close()
+            del handles[-1]
+        if isinstance(target, NamespaceHandle):
+            return target
+        try:
+            refuse_type_of_name(target, self._type)
+            if self._type is NamespaceType.MNT or _is_own(target):
+                _switch.go_home(self._trip)  # where names, paths and /proc are those that are meant
+            with resolve(target) as resolved:
+                handles.append(resolved.open(self._type))
+                self._words = resolved.words
+        except BaseException:
+            _switch.go_home(self._trip)
+            raise
+        return handles[-1]
+
+    def _failed(self, handle: NamespaceHandle) -> NamespaceError:
+        error = _switch.failed_on(self._trip, handle._fd, self._words if self._handles else handle._words)
+        if handle._type is not self._type and not isinstance(error, NamespaceRestoreError):  # the kernel has looked
+            why = f"it is a {handle._type.proc_name} namespace, and {self._type.proc_name} was asked for"
+            return refused(EINVAL, why, filename=handle._words, type=self._type)
+        return error
+
+    def _closed(self, handle: NamespaceHandle) -> ValueError:
+        _switch.go_home(self._trip)
+        return ValueError(f"the handle on {handle!r} is closed")
+
+
+def _is_own(target: Any) -> bool:
+    """Tell whether it names the caller's own process or thread, which at this moment is where the step before went."""
+    if isinstance(target, (str, bytes, os.PathLike)):
+        return os.fsdecode(target).startswith(("/proc/self/", "/proc/thread-self/", f"/proc/{os.getpid()}/"))
+    pid = getattr(target, "pid", target)
+    return isinstance(pid, int) and pid == os.getpid()
+
+
+def _misplaced() -> RuntimeError:
+    return RuntimeError(
+        "visit() goes on in its own block only: in the thread and task that entered it, while nothing that was entered"
+        " since, in it or by the code of targets, is still to be left, and not after its end"
+    )
+
+
+def visit(targets: Iterable[Given], type: NamespaceType | str, *, unshare_fs: bool = False) -> Visiting[Given]:
+    """Go through namespaces of one *type*, the calling thread alone, straight from each to the next; home at the end.
+
+    ::
+
+        with nsapi.visit(targets, "net") as each:
+            for target, handle in each:
+                ...  # inside target
+
+    *targets* is an iterable of anything that :func:`open` takes; ``target`` is what it gave. Handles are lent. What else
+    there is is opened at its turn, and its ``handle`` closed when the next one's has come, or at the end.
+
+    The thread is at home before the first step and again after the block: at its end, by ``break``, return, exception or
+    Ctrl-C. After the last step, in the rest of the block, it is still in the last namespace. A target that cannot be
+    entered raises from its step; the thread is home then, and ``next(each)`` may go on with the one behind it.
+
+    The code of a generator runs where the thread is at that moment, in the namespace of the step before; give a list where
+    that matters. For mnt it is used up before the block begins, and the thread goes home to open what is no handle: inside,
+    every path is the target's. Otherwise each type does what it does in :func:`enter`; *unshare_fs* is for mnt, as there.
+
+    Raises NamespaceError as :func:`enter` does, at ``with`` if this thread could not come back. TypeError for a bare
+    ``for`` over it: an iterator that is broken out of would leave the thread away. RuntimeError for a step outside of its
+    block, in another thread or task, or while something that was entered in the block has not been left.
+    """
+    _native.require()
+    parsed = NamespaceType.parse(type)
+    if parsed not in ENTERABLE:
+        _switch.check((parsed,), unshare_fs=unshare_fs)
+    if isinstance(targets, (str, bytes)) or not (hasattr(targets, "__iter__") or hasattr(targets, "__getitem__")):
+        raise TypeError(f"targets: {targets!r} is no iterable of targets; for a single one there is enter()")
+    return Visiting(targets, parsed, unshare_fs=unshare_fs)
 
 
 def _mask(nstype: int | NamespaceType | str | Iterable[NamespaceType | str]) -> tuple[NamespaceType, ...]:

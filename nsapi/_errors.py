@@ -16,6 +16,7 @@ from errno import (
     ENOMEM,
     ENOSPC,
     ENOSYS,
+    EOPNOTSUPP,
     EPERM,
     ERANGE,
     EROFS,
@@ -291,6 +292,8 @@ _HINTS: tuple[_Row, ...] = (
     (EINVAL, ("setgroups", "setresgid", "setresuid"), _always("that id is not mapped in this user namespace")),
     (EPERM, ("setgroups",), _always("it needs CAP_SETGID inside, and a user namespace where setgroups is not denied")),
     (EPERM, ("setresgid", "setresuid"), _always("changing ids needs CAP_SETGID and CAP_SETUID inside")),
+    (EPERM, ("socket", "socketpair"), _always("raw and packet sockets need CAP_NET_RAW in the user namespace that owns the net namespace")),
+    (EOPNOTSUPP, ("socketpair",), _always("of the usual families AF_UNIX alone has pairs")),
     (ESRCH, ("pdeathsig",), _always("the parent has ended already")),
 )  # fmt: skip
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from _thread import allocate_lock
 from errno import EBADF, EEXIST, EINVAL, EMFILE, ENFILE, EPERM
 
@@ -14,11 +15,17 @@ from nsapi._types import NamespaceType, types_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from socket import socket as plain_socket
     from typing import Any
 
     from typing_extensions import Self
 
     from nsapi._bind import Place
+
+
+#: Never empty, a list has room for one more: it need not be allocated at each entering.
+_NOBODY = [None] * 8
 
 
 class NamespaceHandle(_switch.Leaving):
@@ -29,6 +36,8 @@ class NamespaceHandle(_switch.Leaving):
 
     Two handles are equal when they are on the same namespace. One that is never closed warns (ResourceWarning) and closes
     itself; after :meth:`close`, :attr:`type`, :attr:`id`, equality and hash remain, and all else is a ValueError.
+
+    multiprocessing passes it to other processes, which get a handle of their own; nothing else pickles or copies it.
     """
 
     __slots__ = ("__weakref__", "_closed", "_fd", "_id", "_kin", "_lock", "_trip", "_type", "_users", "_words")
@@ -38,24 +47,25 @@ class NamespaceHandle(_switch.Leaving):
     def __init__(self, fd: int, words: str, type: NamespaceType | None = None) -> None:
         # Owns fd from here on, also when it is refused.
         self._closed, self._fd, self._lock = False, fd, allocate_lock()
-        self._users: list[None] = []  # an entry for each call under way that uses the fd
+        self._users = _NOBODY[:]  # one entry more for each call under way that uses the fd
         self._kin: dict[str, NamespaceHandle | None] = {}
         self._trip: _switch.Trip | None = None
         self._words = words
         try:
             self._type = type_of(fd, words)
             if type is not None and type is not self._type:
-                raise refused(
-                    EINVAL,
-                    f"it is a {self._type.proc_name} namespace, and {type.proc_name} was asked for",
-                    filename=words,
-                    type=type,
-                )
+                raise self._is_not(type)
             status = os.fstat(fd)
             self._id = status.st_dev, status.st_ino
+            if "multiprocessing.reduction" in sys.modules:
+                _register()
         except BaseException:
             self.close()
             raise
+
+    def _is_not(self, type: NamespaceType) -> NamespaceError:
+        why = f"it is a {self._type.proc_name} namespace, and {type.proc_name} was asked for"
+        return refused(EINVAL, why, filename=self._words, type=type)
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
@@ -178,6 +188,29 @@ class NamespaceHandle(_switch.Leaving):
         finally:
             self._release()
 
+    def socket(self, family: int = -1, type: int = -1, proto: int = -1) -> plain_socket:
+        """Make a plain ``socket.socket`` in this net namespace, and use it here; as :func:`nsapi.socket` does.
+
+        -1 is what ``socket.socket`` takes it for: AF_INET, SOCK_STREAM, 0. NamespaceError, EINVAL, for another type.
+        """
+        loaded = _elsewhere or _load_elsewhere()
+        (made,) = self._have_made(loaded.make, loaded.call("socket", family, type, proto))
+        return made
+
+    def _have_made(self, make: Callable[[Any, int, str], list[plain_socket]], call: Any) -> list[plain_socket]:
+        users = self._users
+        try:
+            users.append(None)
+            if self._closed:
+                raise ValueError(f"the handle on {self!r} is closed")
+            if self._type is not NamespaceType.NET:
+                raise self._is_not(NamespaceType.NET)
+            return make(call, self._fd, self._words)
+        finally:
+            del users[-1]
+            if self._closed:
+                self._close_unused()
+
     def close(self) -> None:
         """Close the fd, and those of :attr:`owner` and :attr:`parent`. More than once is no error.
 
@@ -209,7 +242,7 @@ class NamespaceHandle(_switch.Leaving):
 
     def _close_unused(self) -> None:
         with self._lock:
-            if self._users:
+            if len(self._users) > len(_NOBODY):
                 return
             fd, self._fd = self._fd, -1
         if fd >= 0:
@@ -257,7 +290,21 @@ class NamespaceHandle(_switch.Leaving):
         return f"<NamespaceHandle {self._type.proc_name}:[{self._id[1]}]{closed}>"
 
     def __reduce__(self) -> Any:
-        raise TypeError("a NamespaceHandle owns an fd of this process and cannot be pickled or copied")
+        raise TypeError(
+            "a NamespaceHandle owns an fd of this process and cannot be pickled or copied: duplicate() makes another one;"
+            " multiprocessing passes it to other processes, and socket.send_fds its fileno() for from_fd()"
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pass the fd, if it is multiprocessing that asks; else refuse.
+
+        It has our reducer if it was loaded before this handle was made. If not, it is known by who has called the pickler.
+        """
+        if _register():
+            reduction = sys.modules["multiprocessing.reduction"]
+            if sys._getframe(1).f_code in (reduction.ForkingPickler.dumps.__code__, reduction.dump.__code__):
+                return _send(self)
+        return self.__reduce__()
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
@@ -283,6 +330,54 @@ class Inside(_switch.Leaving):
         """Go there, the calling thread alone; gives the handle."""
         self._handle._go(self, unshare_fs=self._unshare_fs)
         return self._handle
+
+
+_elsewhere: Any = None
+
+
+def _load_elsewhere() -> Any:
+    """Load what makes sockets, and with it the socket module, which others need not pay for."""
+    global _elsewhere
+    from nsapi import _elsewhere as loaded
+
+    _elsewhere = loaded
+    return loaded
+
+
+def _register() -> bool:
+    """Tell multiprocessing how handles are sent, as it knows of sockets; False where it is not loaded, or not yet."""
+    register = getattr(sys.modules.get("multiprocessing.reduction"), "register", None)
+    if register is None:
+        return False
+    register(NamespaceHandle, _send)
+    return True
+
+
+def _send(handle: NamespaceHandle) -> tuple[Any, ...]:
+    handle._borrow()
+    try:
+        passed = sys.modules["multiprocessing.reduction"].DupFd(handle._fd)
+    finally:
+        handle._release()
+    return _receive, (handle.__class__, passed, handle._words, handle._id)
+
+
+def _receive(cls: type[NamespaceHandle], passed: Any, words: str, id: tuple[int, int]) -> NamespaceHandle:
+    """Make the handle anew, of an fd that is now this process's own."""
+    fd = passed.detach()
+    try:
+        os.set_inheritable(fd, False)  # neither recvmsg(2) nor multiprocessing does that
+        handle = cls(fd, words)
+    except OSError:
+        handle = None
+    # A starting process is given the number, and what is open under it at last: the handle may have been closed meanwhile.
+    if handle is None or handle._id != id:
+        if handle is not None:
+            handle.close()
+        raise refused(
+            EBADF, "the handle was closed while the process was started that it was passed to", filename=words
+        )
+    return handle
 
 
 def duplicate_fd(fd: int) -> int:

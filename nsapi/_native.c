@@ -304,6 +304,30 @@ static int step_loopback(const nsapi_step *step, nsapi_state *state)
     return (int)SYS(ioctl, fd, SIOCSIFFLAGS, &request);
 }
 
+/* The casts: int is what these two take, and what Python has put in. */
+static int step_socket(const nsapi_step *step, nsapi_state *state)
+{
+    int fd = (int)SYS(socket, (int)step->value, (int)step->flags | SOCK_CLOEXEC, (int)step->length);
+    if (fd < 0)
+        return -1;
+    state->fd[step->slot] = fd;
+    return 0;
+}
+
+static int step_socketpair(const nsapi_step *step, nsapi_state *state)
+{
+    /* The kernel writes the numbers before it knows whether there will be sockets: not into slots, which are closed. */
+    int pair[2];
+    if (step->slot + 1 >= NSAPI_SLOTS) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (SYS(socketpair, (int)step->value, (int)step->flags | SOCK_CLOEXEC, (int)step->length, pair) < 0)
+        return -1;
+    memcpy(&state->fd[step->slot], pair, sizeof pair);
+    return 0;
+}
+
 static int step_mount(const nsapi_step *step, nsapi_state *state)
 {
     (void)state;
@@ -467,6 +491,12 @@ static int step_no_new_privs(const nsapi_step *step, nsapi_state *state)
     return (int)SYS(prctl, PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L);
 }
 
+static int step_dumpable(const nsapi_step *step, nsapi_state *state)
+{
+    (void)state;
+    return (int)SYS(prctl, PR_SET_DUMPABLE, (unsigned long)step->value, 0L, 0L, 0L);
+}
+
 static int step_setgroups(const nsapi_step *step, nsapi_state *state)
 {
     (void)state;
@@ -554,6 +584,8 @@ static int (*const perform[NSAPI_OPS])(const nsapi_step *, nsapi_state *) = {
     [NSAPI_SETHOSTNAME] = step_sethostname,
     [NSAPI_SETDOMAINNAME] = step_setdomainname,
     [NSAPI_LOOPBACK] = step_loopback,
+    [NSAPI_SOCKET] = step_socket,
+    [NSAPI_SOCKETPAIR] = step_socketpair,
     [NSAPI_MOUNT] = step_mount,
     [NSAPI_MAKE_FILE] = step_make_file,
     [NSAPI_CLONE_MOUNT] = step_clone_mount,
@@ -572,6 +604,7 @@ static int (*const perform[NSAPI_OPS])(const nsapi_step *, nsapi_state *) = {
     [NSAPI_CAPSET] = step_capset,
     [NSAPI_CAP_AMBIENT] = step_cap_ambient,
     [NSAPI_NO_NEW_PRIVS] = step_no_new_privs,
+    [NSAPI_DUMPABLE] = step_dumpable,
     [NSAPI_SETGROUPS] = step_setgroups,
     [NSAPI_SETRESGID] = step_setresgid,
     [NSAPI_SETRESUID] = step_setresuid,
@@ -612,18 +645,79 @@ int nsapi_leave(const nsapi_program *back, nsapi_state *state)
     return state->errnum ? -1 : 0;
 }
 
-/* In one call, so that no byte of Python, and no signal handler of it, runs between a failure and the way back. */
-int nsapi_enter(const nsapi_program *there, const nsapi_program *back, nsapi_state *state)
+/* Each thread that lives has its errno elsewhere, and this costs no system call. */
+static const void *this_thread(void)
 {
-    *state = (nsapi_state){ .step = -1, .pid = -1, .pidfd = -1 };
+    return &errno;
+}
+
+static void make_new(nsapi_state *state)
+{
+    *state = (nsapi_state){ .step = -1, .pid = -1, .pidfd = -1, .thread = this_thread() };
     for (int slot = 0; slot < NSAPI_SLOTS; slot++)
         state->fd[slot] = -1;
+}
+
+/* In one call, so that no byte of Python, and no signal handler of it, runs between a failure and the way back. */
+static int run_or_go_back(const nsapi_program *there, const nsapi_program *back, nsapi_state *state)
+{
     if (nsapi_run(there, state) == 0)
         return 0;
     int step = state->step, errnum = state->errnum;
     if (nsapi_leave(back, state) < 0)
         state->lost = state->errnum;
     state->step = step;
+    state->errnum = errnum;
+    return -1;
+}
+
+int nsapi_enter(const nsapi_program *there, const nsapi_program *back, nsapi_state *state)
+{
+    make_new(state);
+    return run_or_go_back(there, back, state);
+}
+
+/* Look before opening: a FIFO would wait, a device might do something. */
+static int open_namespace(const char *path)
+{
+    struct statfs fs;
+    if (statfs(path, &fs) < 0)
+        return -1;
+    if (fs.f_type != NSFS_MAGIC) {
+        errno = EINVAL;
+        return -1;
+    }
+    return open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+}
+
+int nsapi_errand(const nsapi_program *errand, const nsapi_program *back, nsapi_state *state, int fd, const char *path)
+{
+    make_new(state);
+    cleanup_close int own = path ? open_namespace(path) : -1;
+    if (path && own < 0) {
+        state->errnum = errno;
+        return -1;
+    }
+    state->fd[NSAPI_LENT] = path ? own : fd;
+    int result = run_or_go_back(errand, back, state);
+    state->fd[NSAPI_LENT] = -1;
+    return result;
+}
+
+/* No step, which would have to be made anew for each fd. */
+int nsapi_go_on(const nsapi_round *round, int fd)
+{
+    nsapi_state *state = round->state;
+    if (state->thread != this_thread())
+        return 1;
+    if (set_ns(fd, round->types) == 0) {
+        state->moved |= round->types;
+        return 0;
+    }
+    int errnum = errno;
+    if (nsapi_leave(round->home, state) < 0)
+        state->lost = state->errnum;
+    state->step = 0;
     state->errnum = errnum;
     return -1;
 }

@@ -7,6 +7,7 @@
  */
 
 #define NSAPI_SLOTS 20
+#define NSAPI_LENT 19 /* the slot of where nsapi_errand goes */
 
 /* Each is one small function in _native.c; what a step reads of its struct stands beside its name. */
 enum nsapi_op {
@@ -24,6 +25,8 @@ enum nsapi_op {
     NSAPI_SETHOSTNAME,      /* data, length */
     NSAPI_SETDOMAINNAME,    /* data, length */
     NSAPI_LOOPBACK,         /* brings "lo" up */
+    NSAPI_SOCKET,           /* value: family; flags: type; length: protocol. -> slot */
+    NSAPI_SOCKETPAIR,       /* the same -> slot and the one after it */
     NSAPI_MOUNT,            /* data: source and type; path: target; flags: MS_* */
     NSAPI_MAKE_FILE,        /* fd: directory; path: one name in it, that is not there; value: its mode -> slot */
     NSAPI_CLONE_MOUNT,      /* fd or slot; flags: AT_RECURSIVE. What is mounted there, once more and nowhere yet -> value */
@@ -42,7 +45,8 @@ enum nsapi_op {
     NSAPI_CAPSET,           /* flags: effective; value: permitted; length: inheritable */
     NSAPI_CAP_AMBIENT,      /* value: exactly these */
     NSAPI_NO_NEW_PRIVS,
-    NSAPI_SETGROUPS,        /* data: gid_t[]; length: how many. This and the next three: never in shared memory */
+    NSAPI_DUMPABLE,         /* value: 0 or 1. Never in shared memory, as the next four */
+    NSAPI_SETGROUPS,        /* data: gid_t[]; length: how many */
     NSAPI_SETRESGID,        /* value: all three */
     NSAPI_SETRESUID,        /* value: all three */
     NSAPI_KEEP_CAPS,        /* over the next SETRESUID */
@@ -82,18 +86,33 @@ typedef struct {
     int pidfd;              /* given away to the caller */
     uint64_t moved;         /* types that SETNS has moved, for RETURN */
     uint64_t sigmask;       /* of the caller, for SIGMASK */
+    const void *thread;     /* whose, for nsapi_go_on */
     const nsapi_exec *exec; /* for EXEC */
     int fd[NSAPI_SLOTS];    /* -1 is empty */
 } nsapi_state;
 
 /*
- * All return 0, or -1 with what failed in *state. nsapi_enter makes *state new; the others take its slots as they are, so
- * that steps need not be made again for other fds: nsapi_spawn finds in them what its caller lends it.
+ * All return 0, or -1 with what failed in *state. nsapi_enter and nsapi_errand make *state new; the others take its slots
+ * as they are, so that steps need not be made again for other fds: nsapi_spawn finds in them what its caller lends it.
+ *
+ * nsapi_errand has in NSAPI_LENT the fd, or the namespace at path if that is not NULL, which it opens and closes. Where it
+ * cannot be opened nothing has been done, and the step is -1.
  */
 int nsapi_run(const nsapi_program *program, nsapi_state *state);
 int nsapi_enter(const nsapi_program *there, const nsapi_program *back, nsapi_state *state);
+int nsapi_errand(const nsapi_program *errand, const nsapi_program *back, nsapi_state *state, int fd,
+                 const char *path);
 int nsapi_leave(const nsapi_program *back, nsapi_state *state);
 int nsapi_spawn(const nsapi_program *program, nsapi_state *state, char *stack);
+
+/* From one namespace straight to the next. 1, and nothing has changed, in a thread that did not begin it. */
+typedef struct {
+    const nsapi_program *home;  /* performed where it fails */
+    nsapi_state *state;         /* of an nsapi_enter */
+    uint64_t types;
+} nsapi_round;
+
+int nsapi_go_on(const nsapi_round *round, int fd);
 
 /*
  * The stack for the children of nsapi_spawn, one at a time, with a guard below it; NULL and errno where there is no memory.

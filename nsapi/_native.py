@@ -167,6 +167,11 @@ class State:
         return bool(self.raw.moved & 0xFFFFFFFF)
 
     @property
+    def holds(self) -> bool:
+        """Whether what is to be returned to is saved: the first slot is filled first, and emptied when all is done."""
+        return bool(self.raw.fd[0] >= 0)
+
+    @property
     def returned(self) -> int:
         """The types that have been moved and returned to, as CLONE_NEW*."""
         return int(self.raw.moved >> 32)
@@ -185,9 +190,13 @@ class State:
 
     def lend(self, fds: Sequence[int], program: Exec) -> None:
         """Put what a spawn needs into the first slots, and what it is to execute; all stays the caller's."""
-        for slot, fd in enumerate(fds):
-            self.raw.fd[slot] = fd
+        self.fill(fds)
         self.exec, self.raw.exec = program, program.raw
+
+    def fill(self, fds: Sequence[int], first: int = 0) -> None:
+        """Put fds, which stay the caller's, into the slots from *first* on."""
+        for slot, fd in enumerate(fds, first):
+            self.raw.fd[slot] = fd
 
     def take_fd(self, slot: int) -> int:
         """Give away the fd in *slot*; -1 if there is none."""
@@ -199,6 +208,8 @@ class State:
 if TYPE_CHECKING or sys.platform == "linux":
     _STATE = ffi.typeof("nsapi_state *")
     _EXEC = ffi.typeof("nsapi_exec *")
+    LENT: int = lib.NSAPI_LENT
+    _NULL = ffi.NULL
     _POINTER = ffi.sizeof("char *")
     _EMPTY = ffi.new(_STATE, {"step": -1, "pid": -1, "pidfd": -1, "fd": [-1] * lib.NSAPI_SLOTS})
 
@@ -214,11 +225,17 @@ def _failure(program: Program, state: State) -> NamespaceError:
     return failure(program.steps, state.raw.step, state.raw.errnum, name)
 
 
-def failure(steps: Sequence[Step], index: int, errnum: int, executable: Any) -> NamespaceError:
-    """Make the error for the step of this index; *executable* is the name of what an exec was to execute."""
+def failure(steps: Sequence[Step], index: int, errnum: int, executable: Any, target: object = None) -> NamespaceError:
+    """Make the error for the step of this index; *executable* is the name of what an exec was to execute.
+
+    *target* is what the steps were lent, where that is not in their words.
+    """
     step = steps[index]
     names = tuple(each.proc_name for each in step.types)
     words, filename = step.words, step.filename
+    if target is not None:
+        filename = target
+        words = f"{words} of {target}" if step.slot == LENT else words
     if step.op == "exec" and step.slot < 0 and executable is not None:
         filename = executable
         words = f"{words} {os.fsdecode(filename)}"
@@ -243,13 +260,53 @@ def run(program: Program, state: State) -> None:
 def enter(program: Program, back: Program, state: State) -> None:
     """Perform the steps in the calling thread; if one fails, perform *back* in the same call. *state* begins anew."""
     if lib.nsapi_enter(program.raw, back.raw, state.raw) < 0:
-        error = _failure(program, state)
-        if not state.raw.lost:
-            raise error
-        lost = NamespaceRestoreError(
-            state.raw.lost, step=f"going back after: {error.step}", hint="this thread stays half-way: let it end"
-        )
-        raise lost from error
+        raise refusal(program.steps, state)
+
+
+def errand(program: Program, back: Program, state: State, where: int | bytes, target: str) -> None:
+    """Perform the steps as :func:`enter` does, the slot LENT being *where*, a lent fd or a path, which is opened and closed.
+
+    *target* names it in errors.
+    """
+    fd, path = (-1, where) if isinstance(where, bytes) else (where, _NULL)
+    if lib.nsapi_errand(program.raw, back.raw, state.raw, fd, path) < 0:
+        if state.raw.step < 0:
+            raise NamespaceError(state.raw.errnum, None, target, step=f"open {target}")
+        error = failure(program.steps, state.raw.step, state.raw.errnum, None, target)
+        if program.steps[state.raw.step].op == "return" and state.raw.lost:
+            raise _lost(state.raw.lost, error.step)
+        raise _undone(error, state)
+
+
+def refusal(steps: Sequence[Step], state: State) -> NamespaceError:
+    """Make the error for a step that has failed; NamespaceRestoreError where going back after it has failed too."""
+    return _undone(failure(steps, state.raw.step, state.raw.errnum, None), state)
+
+
+def _undone(error: NamespaceError, state: State) -> NamespaceError:
+    if not state.raw.lost:
+        return error
+    lost = _lost(state.raw.lost, f"going back after: {error.step}")
+    lost.__cause__ = error
+    return lost
+
+
+def _lost(errnum: int, step: str | None) -> NamespaceRestoreError:
+    return NamespaceRestoreError(errnum, step=step, hint="this thread stays half-way: let it end")
+
+
+class Round:
+    """What a visit goes on with: ``go(raw, fd)`` sets one more namespace, and performs *home* where that fails.
+
+    It answers 0; -1 after a failure, of which :func:`refusal` tells; 1 in another thread than that of *state*.
+    """
+
+    __slots__ = ("_kept", "go", "raw")
+
+    def __init__(self, home: Program, state: State, types: int) -> None:
+        self._kept = home, state
+        self.raw = ffi.new("nsapi_round *", {"home": home.raw, "state": state.raw, "types": types})
+        self.go = lib.nsapi_go_on  # itself: a method around it would be a quarter of the time of a step
 
 
 def leave(back: Program, state: State) -> None:
@@ -280,6 +337,45 @@ def spawn(program: Program, state: State) -> None:
         _stacks.append(stack)
     if result < 0:
         raise _failure(program, state)
+
+
+class Born:
+    """What :func:`fork` has done: ``pid`` is -1 before, the child's in the parent, and 0 in the child."""
+
+    __slots__ = ("_pid", "_pidfd")
+
+    def __init__(self) -> None:
+        self._pid, self._pidfd = ffi.new("int *", -1), ffi.new("int *", -1)
+
+    @property
+    def pid(self) -> int:
+        """The pid."""
+        return int(self._pid[0])
+
+    @property
+    def pidfd(self) -> int:
+        """The pidfd, in the parent; -1 before and after."""
+        return int(self._pidfd[0])
+
+    def close(self, _close: Any = os.close) -> None:
+        """Close the pidfd; more than once is no error."""
+        fd = int(self._pidfd[0])
+        if fd >= 0:
+            self._pidfd[0] = -1
+            _close(fd)
+
+
+def fork(flags: int, born: Born) -> int:
+    """Make a child with a copy of this single-threaded process, with CLONE_NEW* flags; 0, in both of them, or -errno."""
+    return int(lib.nsapi_fork(flags, born._pid, born._pidfd))
+
+
+def other_flags(flags: int) -> list[str]:
+    """Name the flags of clone(2) in *flags* that are none of CLONE_NEW*."""
+    rest, names = ffi.new("uint64_t *", flags & (2**64 - 1)), []
+    while (name := lib.nsapi_take_flag(rest)) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
 
 
 def ioctl(fd: int, request: str) -> int:

@@ -72,7 +72,7 @@ def create(type: NamespaceType | str, *, name: str | None = None, path: Any = No
 
 
 def _make(type: NamespaceType, config: Config) -> NamespaceHandle:
-    return _create_pid(config) if type is NamespaceType.PID else _create(type, config)
+    return _create_pid(config) if type is NamespaceType.PID else hold(config, type)
 
 
 def _make_with_file(type: NamespaceType, config: Config, place: _bind.Place) -> NamespaceHandle:
@@ -104,8 +104,8 @@ def _make_younger(config: Config, place: _bind.Place, error: NamespaceError) -> 
         os.sched_setaffinity(0, cpus)
 
 
-def _create(type: NamespaceType, config: Config) -> NamespaceHandle:
-    """By a short process, which holds it until the handle does."""
+def hold(config: Config, type: NamespaceType | str) -> NamespaceHandle:
+    """Make what *config* says and give a handle on its namespace of *type*, by a short process; none is left in it."""
     from nsapi import _launcher
 
     launcher, owned = _launcher.executable(joins=False)

@@ -276,12 +276,34 @@ def _launching_steps(config: Config, request: Request, joins: Sequence[Move]) ->
     yield Step("exec", "exec the launcher", slot=LAUNCHER)
 
 
-def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts) -> Iterator[Step]:
+def forked_steps(config: Config, joins: Sequence[Move], facts: Facts, caller_cwd: bytes) -> list[Step]:
+    """Order what a fork of the caller does: its clone, and all that a vfork child would do but for the program's sake.
+
+    Its memory is its own, so that it may change its ids. Else it can do no more; and it executes nothing, which is when a
+    new time namespace takes effect that was not there from the start.
+    """
+    request = Request(close_fds=False, restore_signals=False, caller_cwd=caller_cwd)
+    joined = [each for move in joins for each in move.types]
+    choose(config, request, joined, facts)
+    reasons = [why for why, needed in NEEDS_LAUNCHER if why is not IDS and needed(config, request, joined, facts)]
+    if config.namespaces.is_private("time") and (config.time_offsets or joins):
+        reasons.append("offsets of a new time namespace, or joining beside it: its first process must be executed")
+    if config.cgroup_path is not None:
+        reasons.append("cgroup_path")
+    for why in reasons:
+        raise unsupported(f"{why}: only method='spawn' performs it")
+    steps = list(_steps(config, request, joins, facts, time_at_clone=True))
+    return [each for each in steps if each.op not in ("sigmask", "exec")]
+
+
+def _steps(
+    config: Config, request: Request, joins: Sequence[Move], facts: Facts, *, time_at_clone: bool = False
+) -> Iterator[Step]:
     created = config.namespaces.created()
     # A new user namespace is the first of all and owns the others, unless something is joined: that comes before it.
     late = bool(joins) and NamespaceType.USER in created
-    # time takes effect at exec, after its offsets are written: always by unshare.
-    at_clone = () if late else tuple(each for each in created if each is not NamespaceType.TIME)
+    # time takes effect at exec, after its offsets are written: by unshare, where there is one.
+    at_clone = () if late else tuple(each for each in created if time_at_clone or each is not NamespaceType.TIME)
     words = f"clone {names_of(at_clone)}" if at_clone else "clone"
     cgroup = CGROUP if config.cgroup_path is not None else -1
     yield Step("clone", words, flags=flags_of(at_clone), slot=cgroup, types=at_clone)
@@ -289,8 +311,7 @@ def _steps(config: Config, request: Request, joins: Sequence[Move], facts: Facts
     if config.oom_score_adj is not None:
         yield _write("oom_score_adj", str(config.oom_score_adj).encode())
     for slot, move in enumerate(joins, JOINS):
-        words = f"setns {names_of(move.types)} of {move.words}"
-        yield Step("setns", words, slot=slot, flags=flags_of(move.types), types=move.types, filename=move.words)
+        yield _setns(move, slot)
     # The host's power over what is joined ends with the new user namespace, and that over what is created begins.
     joined = [each for move in joins for each in move.types]
     yield from _uts_and_net_steps(config, joined)
@@ -321,12 +342,37 @@ def _inside_steps(config: Config, request: Request, *, changed_root: bool, launc
     joined_group = launched and request.process_group > 0 and not request.start_new_session
     yield from _process_steps(config, request, changed_root=changed_root, joined_group=joined_group)
     yield from _privilege_steps(config, request)
-    if config.parent_death_signal is not None and not config.init:
-        # After all that changes credentials, which would clear it.
-        words = f"set parent_death_signal {config.parent_death_signal}"
-        yield Step("pdeathsig", words, value=config.parent_death_signal, slot=PARENT)
+    yield from _death_steps(config)
     yield Step("sigmask", "restore the signal mask")
     yield Step("exec", "exec")
+
+
+def late_steps(config: Config, joins: Sequence[Move], caller_cwd: bytes) -> tuple[list[Step], list[Step]]:
+    """What an interpreter does to itself, when it has loaded its function: join, and then give up power.
+
+    *joins* come mnt before user: there the host's power over the mount namespace has ended.
+    """
+    entering = []
+    for slot, move in enumerate(joins, JOINS):
+        entering.append(_setns(move, slot))
+        if NamespaceType.MNT in move.types:
+            entering += _process_steps(
+                Config(), Request(restore_signals=False, caller_cwd=caller_cwd), changed_root=True
+            )
+    leaving = [*_privilege_steps(config, _NOTHING_MORE), *_death_steps(config)]
+    return entering, leaving
+
+
+def _setns(move: Move, slot: int) -> Step:
+    words = f"setns {names_of(move.types)} of {move.words}"
+    return Step("setns", words, slot=slot, flags=flags_of(move.types), types=move.types, filename=move.words)
+
+
+def _death_steps(config: Config) -> Iterator[Step]:
+    """After all that changes credentials, which would clear it."""
+    if config.parent_death_signal is not None and not config.init:
+        words = f"set parent_death_signal {config.parent_death_signal}"
+        yield Step("pdeathsig", words, value=config.parent_death_signal, slot=PARENT)
 
 
 def _uts_and_net_steps(config: Config, types: Sequence[NamespaceType]) -> Iterator[Step]:
@@ -397,7 +443,9 @@ def _mount_steps(config: Config, *, fresh_proc: bool) -> Iterator[Step]:
         yield Step("mount", "mount /proc", path=b"/proc", data=b"proc", flags=flags, types=mnt)
 
 
-def _process_steps(config: Config, request: Request, *, changed_root: bool, joined_group: bool) -> Iterator[Step]:
+def _process_steps(
+    config: Config, request: Request, *, changed_root: bool, joined_group: bool = False
+) -> Iterator[Step]:
     import resource
 
     for name, (soft, hard) in config.rlimits.items():

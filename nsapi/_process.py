@@ -226,7 +226,29 @@ class Popen(subprocess.Popen[Any]):
     # ---- what subprocess calls ----
 
     def _get_handles(self, *files: File) -> tuple[int, ...]:
-        self._ends = super()._get_handles(*files)  # type: ignore[misc]
+        # Pipes are made here: where a later one cannot be, some Pythons forget those before it.
+        piped = [number for number, file in enumerate(files) if file == subprocess.PIPE]
+        joined = 1 in piped and files[2] == subprocess.STDOUT
+        others = [None if each in piped or (joined and each == 2) else file for each, file in enumerate(files)]
+        ends: list[int] = list(super()._get_handles(*others))  # type: ignore[misc]
+        made: list[int] = []
+        size = getattr(self, "pipesize", -1)
+        try:
+            for each in piped:
+                made += os.pipe()
+                ends[2 * each : 2 * each + 2] = made[-2:]
+                if size > 0:
+                    import fcntl
+
+                    fcntl.fcntl(made[-1], fcntl.F_SETPIPE_SZ, size)
+        except BaseException:
+            for fd in (*made, self.__dict__.pop("_devnull", -1)):
+                if fd != -1:
+                    os.close(fd)
+            raise
+        if joined:
+            ends[5] = ends[3]
+        self._ends = tuple(ends)
         self._pipes = {fd: _arguments.file_of(fd) for fd in (self._ends[1], self._ends[2], self._ends[4]) if fd != -1}
         return self._ends
 

@@ -101,6 +101,18 @@ def _pid_of(pidfd: int, proc: int) -> int:
         return next((int(line.split()[1]) for line in file if line.startswith("Pid:")), 0)
 
 
+def path_of(target: str | bytes | os.PathLike[Any]) -> tuple[str, str]:
+    """Give the path that a name or path stands for, and the words for it; ValueError where it is neither."""
+    if isinstance(target, str) and "/" not in target:
+        if target in ("", ".", "..") or "\0" in target:
+            raise ValueError(f"target: {target!r} is no name of a network namespace")
+        return f"{NETNS_DIR}/{target}", target
+    path = os.fsdecode(target)
+    if not path or "\0" in path:
+        raise ValueError(f"target: {path!r} is no path")
+    return path, path
+
+
 def resolve(target: Any) -> Target:
     """Find out what *target* is and pin it; nothing is created. The forms are told at :func:`open`."""
     _native.require()
@@ -112,15 +124,8 @@ def resolve(target: Any) -> Target:
             target._release()
     if isinstance(target, int) and not isinstance(target, bool):
         return _resolve_pid(target)
-    if isinstance(target, str) and "/" not in target:
-        if target in ("", ".", "..") or "\0" in target:
-            raise ValueError(f"target: {target!r} is no name of a network namespace")
-        return _resolve_path(f"{NETNS_DIR}/{target}", target)
     if isinstance(target, (str, bytes, os.PathLike)):
-        path = os.fsdecode(target)
-        if not path or "\0" in path:
-            raise ValueError(f"target: {path!r} is no path")
-        return _resolve_path(path, path)
+        return _resolve_path(*path_of(target))
     if hasattr(target, "pid"):
         return _resolve_process(target)
     if hasattr(target, "fileno"):

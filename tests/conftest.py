@@ -30,7 +30,7 @@ for each in (signal.SIGINT, signal.SIGQUIT):  # ignored in what a shell's script
         signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
 
 PRELUDE = """
-import errno, json, os, pathlib, signal, socket, subprocess, sys, threading, time, warnings
+import errno, json, os, pathlib, signal, socket, subprocess, sys, tempfile, threading, time, warnings
 warnings.simplefilter("error")
 import nsapi
 from inside import *
@@ -154,7 +154,7 @@ def user_python(library: Path) -> str:
     shutil.copytree(REPOSITORY, build, ignore=shutil.ignore_patterns(".git", ".venv", "build", "*.so", ".*_cache"))
     for command in (
         ["/usr/bin/python3", "-m", "venv", str(venv)],
-        [str(venv / "bin/pip"), "install", "--quiet", str(build)],
+        [str(venv / "bin/pip"), "install", "--quiet", f"{build}[test]"],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

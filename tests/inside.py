@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing as closing
 from contextlib import contextmanager
@@ -173,6 +174,15 @@ def failure(call: Callable[[], object]) -> dict[str, object]:
     return {}
 
 
+def refusal(call: Callable[[], object]) -> tuple[str, str]:
+    """The class of the exception that *call* ends with, and its text; empty if it does not."""
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
 def same_id(path: str) -> list[int]:
     """Device and inode of what is at *path*, as ``list(handle.id)``."""
     found = os.stat(path)
@@ -249,3 +259,87 @@ def mounted() -> list[str]:
     """All mounts that this mount namespace has, without their numbers."""
     lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     return sorted(" ".join(line.split()[3:5]) for line in lines)
+
+
+# ---- functions to be called in other interpreters ----
+
+
+class Unpicklable(Exception):
+    """An exception that holds what cannot be pickled, or one that is loaded by too few arguments."""
+
+    def __init__(self, text: str, loads: bool) -> None:
+        super().__init__(text)
+        self.lock = None if loads else threading.Lock()
+
+
+def raise_unpicklable(loads: bool) -> None:
+    raise Unpicklable("worse", loads)
+
+
+def raise_it(error: BaseException) -> None:
+    raise error
+
+
+def write_to(sock: Any, data: bytes) -> None:
+    sock.sendall(data)
+
+
+def open_own(type: str) -> Any:
+    import nsapi
+
+    return nsapi.current(type)
+
+
+def id_of(handle: Any) -> list[int]:
+    return list(handle.id)
+
+
+def import_late(name: str) -> str:
+    __import__(name)
+    return name
+
+
+def fork_and_die(sock: Any) -> None:
+    """Die, while a child holds all open files, until the other end of *sock* is closed."""
+    if os.fork():
+        os._exit(7)
+    sock.recv(1)
+    os._exit(0)
+
+
+@contextmanager
+def without_python(folder: str) -> Iterator[subprocess.Popen[str]]:
+    """A process in a mount namespace, in a net namespace too, where nothing is in the folders that Python is in."""
+    fifo = os.path.join(folder, "fifo")
+    os.mkfifo(fifo)
+    hidden = [name for name in ("/opt", "/var", "/root", "/home", "/usr") if os.path.isdir(name)]
+    mounts = " && ".join(f"mount -t tmpfs none {name}" for name in hidden)
+    script = f"exec 3<>{fifo} && {mounts} && echo ready && read line <&3"
+    with ready("unshare", "--mount", "--net", "sh", "-c", script) as process:
+        yield process
+
+
+def pid_of(_: object) -> int:
+    """The process's, a little later: so that others get their share."""
+    time.sleep(0.005)
+    return os.getpid()
+
+
+def all_ns_of(_: object) -> dict[str, str]:
+    time.sleep(0.005)
+    return all_ns()
+
+
+def run_a_thread() -> None:
+    """So that the C library has set the handlers that it has for threads, and the thread is gone."""
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+    changed({})
+
+
+def changed(before: dict[str, object]) -> list[str]:
+    """What of everything() is not as before; threads that have been joined take a moment until the kernel has none."""
+    while len(os.listdir("/proc/self/task")) > threading.active_count():
+        os.sched_yield()
+    return [name for name, value in everything().items() if value != before.get(name)]

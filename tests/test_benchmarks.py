@@ -12,7 +12,7 @@ from conftest import REPOSITORY, lacking, tool
 
 ROWS = [
     *("spawn", "spawn-2GiB-16threads", "launch-range", "launch-join", "launch-2GiB-16threads"),
-    *("enter", "import"),
+    *("enter", "socket", "socket-name", "visit", "call", "pool", "import"),
 ]
 
 

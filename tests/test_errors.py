@@ -755,6 +755,7 @@ def fail_in_every_situation(folder: str) -> dict[str, Any]:
     assert failure(lambda: unshare("nut"))
     assert failure(lambda: nsapi.enter(me(), "nut"))
     assert failure(lambda: run("user", cwd="/nsapi/nope"))
+    assert issubclass(nsapi.ProcessPoolExecutor, object)
     return {name: in_a_child(*setups, call=call) for name, (*setups, call) in situations.items()}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, USER, Runner, tool
+from inside import ns, unshared
 
 EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").glob("*.py"))
 #: For an ordinary user: capabilities of his own, over a net namespace of his own..
@@ -70,14 +71,23 @@ def test_every_example_is_tested_here() -> None:
     boot = ["boot_asyncio.py", "boot_multiprocessing.py", "boot_subprocess.py"]
     init = ["init_child.py", "init_parent.py"]
     others = [
+        "asyncio_subprocess.py",
+        "asyncio_executor.py",
+        "call_inside.py",
+        "clone.py",
         "enter_net.py",
         "errors.py",
         "from_config_json.py",
+        "handle_to_process.py",
         "ids.py",
         "join_process.py",
         "named.py",
+        "process_pool.py",
         "quickstart.py",
         "run_isolated.py",
+        "socket_elsewhere.py",
+        "test_with_namespaces.py",
+        "visit_all.py",
         "with_init.py",
     ]
     assert sorted([*boot, *init, *others]) == EXAMPLES
@@ -125,6 +135,28 @@ def test_enter_net_serves_one_address_in_two_namespaces(examples: Examples) -> N
     assert not any(number in own for number in numbers)
 
 
+def test_socket_elsewhere_serves_one_address_in_two_namespaces(examples: Examples) -> None:
+    red, blue, here = examples.privileged_lines("socket_elsewhere.py")
+    pattern = r"<NamespaceHandle net:\[(\d+)\]>: the server of net:\[\1\] has answered"
+    numbers = {re.fullmatch(pattern, line)[1] for line in (red, blue)}  # type: ignore[index]
+    assert len(numbers) == 2
+    assert here.endswith(", and is: True")
+    assert not any(number in here for number in numbers)
+
+
+def test_visit_all_lists_its_own_and_another_namespace(examples: Examples) -> None:
+    """A process in a namespace of its own is found and entered, as far as whoever runs it may."""
+    if examples.runner.name == "root":
+        with unshared("--net") as process:
+            lines = examples.lines("visit_all.py")
+            other = ns("net", process.pid)
+    else:
+        lines = examples.privileged_lines("visit_all.py")
+        other = ""
+    assert re.fullmatch(r"net:\[\d+\] of process \d+ \(this process\): .*\blo\b.*", lines[0])
+    assert any(line.startswith(other) and " lo" in line for line in lines[1:]) or not other
+
+
 def test_run_isolated_tells_three_ends_apart(examples: Examples) -> None:
     assert examples.lines("run_isolated.py") == [
         "uname -n: sandbox",
@@ -155,7 +187,21 @@ def test_join_process_joins_all_some_and_half(examples: Examples) -> None:
     assert joined_all != outside == joined_two == joined_one
 
 
-@pytest.mark.parametrize("name", ["enter_net.py", "join_process.py"])
+def test_asyncio_executor_asks_two_namespaces_at_once(examples: Examples) -> None:
+    lines = examples.privileged_lines("asyncio_executor.py")
+    assert lines == ["this is red", "this is blue", "this is red", "the loop has moved: False"]
+
+
+def test_handle_to_process_is_entered_there(examples: Examples) -> None:
+    sees, status = examples.privileged_lines("handle_to_process.py")
+    assert re.match(r"the other process sees: .*\blo\b", sees)
+    assert status == "exit status: 0"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["asyncio_executor.py", "enter_net.py", "handle_to_process.py", "join_process.py", "socket_elsewhere.py"],
+)
 def test_without_privilege_they_say_what_is_needed(name: str, users_examples: Examples) -> None:
     done = users_examples(name)
     assert (done.returncode, done.stdout) == (1, "")
@@ -200,6 +246,24 @@ def test_named_tells_an_ordinary_user_what_he_may(users_examples: Examples) -> N
     why, last = users_examples.lines("named.py")
     assert why.startswith("named: [Errno 1] Operation not permitted: clone net (step 1 of ")
     assert last == "kept by handles, and joined: True"
+
+
+def test_tests_in_namespaces_pass(examples: Examples) -> None:
+    done = examples("test_with_namespaces.py")
+    assert done.returncode == 0, done
+    if examples.runner.name == "root":
+        assert " 5 passed in " in done.stdout
+    else:
+        assert "needs namespaces (net): [Errno 1] Operation not permitted: clone net (step 1 of " in done.stdout
+        assert " 4 passed, 1 skipped in " in done.stdout
+
+
+def test_asyncio_subprocess_serves_one_port_twice_at_a_time(examples: Examples) -> None:
+    assert examples.lines("asyncio_subprocess.py") == [
+        "red: the client 0, the server -9",
+        "blue: the client 0, the server -9",
+        "after its timeout: -9",
+    ]
 
 
 def test_boot_subprocess_ends_as_its_program(examples: Examples) -> None:
@@ -268,3 +332,32 @@ def test_from_config_json_runs_what_is_allowed_to_lack_what_it_names(examples: E
     )
     done = examples("from_config_json.py", arguments=(str(file), "root"))
     assert (done.returncode, done.stdout, done.stderr) == (5, "box\n", "")
+
+
+def test_call_inside(examples: Examples) -> None:
+    """Values, exceptions, ends and sockets come back from inside."""
+    assert examples.lines("call_inside.py") == [
+        "{'greeting': 'hello', 'host': 'inside', 'uid': 0, 'pid': 1}",
+        "refused, as it is said inside: True",
+        "ended before it returned: 3",
+        "inside",
+        "listens inside on port 8080",
+        "['kept', 'inside']",
+    ]
+
+
+def test_process_pool(examples: Examples) -> None:
+    """All workers listen on one port, each in its own namespace."""
+    assert examples.lines("process_pool.py") == [
+        "worker: one",
+        "['worker: two', 'worker: three']",
+        "worker: from a coroutine",
+    ]
+
+
+def test_clone(examples: Examples) -> None:
+    """It is pid 1, and its status is what it returned."""
+    assert examples.lines("clone.py") == [
+        "pid 1 on inside",
+        "exit status 7; the host is still called the same: True",
+    ]

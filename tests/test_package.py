@@ -30,7 +30,7 @@ MODULES = {f"nsapi/{path.name}" for path in (REPOSITORY / "nsapi").glob("*.py")}
 TYPING = {"nsapi/py.typed", "nsapi/_ffi.pyi"}
 COMPILED = {"nsapi/_ffi.abi3.so", "nsapi/_boot.abi3.so", "nsapi/_launch"}
 C_SOURCES = {f"nsapi/{path.name}" for path in (REPOSITORY / "nsapi").glob("_*.[ch]")}
-DIST_INFO = {"METADATA", "WHEEL", "RECORD", "top_level.txt", "licenses/LICENSE"}
+DIST_INFO = {"METADATA", "WHEEL", "RECORD", "top_level.txt", "entry_points.txt", "licenses/LICENSE"}
 #: What a build leaves in a tree, and what belongs to one checkout only.
 NOT_SOURCE = shutil.ignore_patterns(
     *(".git", ".venv", "build", "dist", "_build", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis")
@@ -213,6 +213,13 @@ def test_metadata_says_what_it_needs(wheel: Path) -> None:
     assert "Typing :: Typed" in told.get_all("Classifier", [])
 
 
+def test_pytest_finds_the_plugin(wheel: Path) -> None:
+    """By an entry point of the module's own name: `-p nsapi.testing` is the same plugin, and `-p no:nsapi.testing` none."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+        assert archive.read(name).decode().split() == ["[pytest11]", "nsapi.testing", "=", "nsapi.testing"]
+
+
 def test_test_extra_has_what_the_suite_imports(wheel: Path) -> None:
     """README's test command installs `.[test]` and nothing else."""
     extra = [line for line in metadata(wheel).get_all("Requires-Dist", []) if 'extra == "test"' in line]
@@ -324,6 +331,7 @@ def _compile(folder: Path, compiler: str, assembler: str = "assembler", optimiza
 def test_c_compiles_without_a_warning(tmp_path: Path, source: str, compiler: str) -> None:
     """Each file by itself, with conversions that change a value shown too."""
     options = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-D_GNU_SOURCE"]
+    options += ["-isystem", sysconfig.get_paths()["include"]]  # for _clone.c alone
     succeed(
         [tool(compiler), *options, "-I", REPOSITORY / "nsapi", "-c", REPOSITORY / source, "-o", tmp_path / "made.o"]
     )

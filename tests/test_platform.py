@@ -21,13 +21,14 @@ import nsapi
 OTHERS = ("darwin", "win32")
 #: The public names that are values and work everywhere. All others are verbs.
 MODEL = """
-    Config IDMap IDMaps Namespace NamespaceType Namespaces is_namespace_supported namespace_types ns_name TYPE_CHECKING
+    Child Config IDMap IDMaps Namespace NamespaceType Namespaces is_namespace_supported namespace_types ns_name TYPE_CHECKING
     oci NamespaceError NamespaceRestoreError Unsupported
 """.split()
 
 
 def go_elsewhere(platform: str) -> None:
     """Make of this fresh interpreter one of another system: its name, no C core, nothing that only Linux's Python has."""
+    import asyncio
     import resource
     import select
     import signal
@@ -36,6 +37,7 @@ def go_elsewhere(platform: str) -> None:
     import attrs  # and with it all of the standard library that it uses: they know their way about
 
     assert attrs
+    assert asyncio
     absent: Any = None
     for name in ("nsapi._ffi", "cffi", "_cffi_backend"):
         sys.modules[name] = absent
@@ -151,8 +153,13 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
         table: dict[str, list[tuple[Any, ...]]] = {
             "NamespaceHandle": [(0,), (99,), (-1,)],
             "Popen": programs,
+            "ThreadPoolExecutor": [*((target, "net") for target in targets), (4321, "net", "mnt"), (4321, "pid")],
             "boot_env": [(each,) for each in configs],
             "bootstrap_data": [(each,) for each in configs],
+            "create_subprocess_exec": [(*argv, keywords) for argv, keywords in programs],
+            "ProcessPoolExecutor": [({"config": each},) for each in configs],
+            "call": [(len, "x", {"config": each}) for each in configs] + [(len, "x", {"target": 1, "method": "fork"})],
+            "clone": [(len, "x"), (len, "x", {"flags": "net"}), (len, "x", {"flags": 1 << 30})],
             "create": [("user",), ("user", {"maps": "auto"})],
             "id_maps": [(each,) for each in ("root", "auto", "identity", 4321, Process())],
             "current": [(each,) for each in nsapi.NamespaceType],
@@ -161,9 +168,12 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
             "open": [(target, "net") for target in targets],
             "run": programs,
             "start_initialization": [(len, [])],
+            "socket": [(each,) for each in targets],
+            "socketpair": [(each,) for each in targets],
             "setns": [(0,), (99, "net"), (-1,), (0, 1 << 30), (File(), "net")],
             "unpin": [("blue",), ("/a/b", "net")],
             "unshare": [("net",), ("user", "uts"), (1 << 30,)],
+            "visit": [(targets, "net"), ([], "mnt"), ([], "user")],
         }
 
         def call(name: str, arguments: tuple[Any, ...]) -> object:
@@ -176,6 +186,8 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
             if name == "enter":
                 with made:
                     pass
+            if hasattr(made, "send"):
+                made.send(None)  # as a loop would
             return made
 
         public = {name for name in dir(nsapi) if not name.startswith("_")} - set(model)

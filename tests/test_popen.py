@@ -1947,3 +1947,33 @@ def test_a_subclass_is_one_too(anyone: Runner) -> None:
             return [process.wait(), repr(process), isinstance(process, subprocess.Popen)]
 
     assert anyone(body) == [101, "<Mine: returncode: 1 args: ['sh', '-c', 'exit 1']>", True]
+
+
+def test_pipes_that_cannot_be_made_are_not_left(anyone: Runner) -> None:
+    """Where fds run out at any of them, or one cannot have its size; some Pythons' subprocess keeps those before it."""
+
+    def body() -> list[int | None]:
+        import resource
+
+        pipe, devnull, found = subprocess.PIPE, subprocess.DEVNULL, []
+        config, hard = nsapi.Config.new("user"), resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        nsapi.run(["true"], config=config)  # loads what is loaded when it is first used
+        before = fds()
+        free = max(before) + 1
+        rows: list[tuple[int, dict[str, Any]]] = [(free + more, {"stdin": pipe}) for more in range(6)]
+        rows += [(free + more, {"stdin": devnull}) for more in range(3)]
+        rows.append((hard, {"stdin": pipe, "pipesize": 2**31 - 1}))
+        fill = [os.dup(0) for _ in range(free - len(before) - 1)]  # the last, which is below free, is listdir's
+        for limit, keywords in rows:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            try:
+                nsapi.Popen(["true"], config=config, stdout=pipe, stderr=pipe, **keywords)
+            except OSError as error:
+                found.append(error.errno)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            assert {fd: where for fd, where in fds().items() if fd not in fill} == before, (limit, keywords)
+        return found[:6] + found[9:]
+
+    *exhausted, pipesize = anyone(body)
+    assert exhausted == [errno.EMFILE] * 6
+    assert pipesize in (errno.EPERM, errno.EINVAL, errno.ENOMEM, errno.EBUSY)

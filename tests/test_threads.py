@@ -92,6 +92,60 @@ def test_32_threads_in_32_net_namespaces_a_thousand_times_each(anyone: Runner) -
     assert answer["fds"]
 
 
+def test_200_threads_are_inside_at_once_and_each_sees_what_it_has_left(anyone: Runner) -> None:
+    """200 blocks at one moment, from three homes into two targets: everybody is inside, and back where it came from."""
+
+    def body() -> Any:
+        with unshared("--net") as one, unshared("--net") as two:
+            main, before = ns("net"), fds()
+            together, wrong = threading.Barrier(201, timeout=60), []
+
+            def work(number: int) -> None:
+                if number % 4 == 1:
+                    nsapi.unshare("net")  # a home of its own
+                elif number % 4 == 3:
+                    nsapi.setns(shared)
+                home, target = ns("net"), (one, two)[number % 2]
+                for _ in range(3):
+                    with nsapi.enter(target.pid, "net"):
+                        together.wait()
+                        if ns("net") != ns("net", target.pid):
+                            wrong.append(["inside", number])
+                        together.wait()
+                    if ns("net") != home:
+                        wrong.append(["outside", number])
+                homes[number] = home
+                together.wait()
+                together.wait()
+
+            homes: dict[int, str] = {}
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(nsapi.unshare, "net").result()
+                shared = pool.submit(nsapi.current, "net").result()
+            threads = [threading.Thread(target=work, args=(number,)) for number in range(200)]
+            for thread in threads:
+                thread.start()
+            for _ in range(6):
+                together.wait()
+                wrong += [] if ns("net") == main else [["main"]]
+            together.wait()  # all have left; they are still there to be looked at
+            tasks = [ns("net", f"self/task/{task}") for task in os.listdir("/proc/self/task")]
+            together.wait()
+            for thread in threads:
+                thread.join()
+            own = {homes[number] for number in range(1, 200, 4)}
+            shared_name = f"net:[{shared.id[1]}]"
+            shared.close()
+            return [
+                wrong,
+                sorted(tasks) == sorted([*homes.values(), main]),
+                [len(own), tasks.count(main), tasks.count(shared_name)],
+                fds() == before,
+            ]
+
+    assert anyone(body) == [[], True, [50, 101, 50], True]
+
+
 @pytest.mark.parametrize("way", ["with handle", "handle.enter()"])
 def test_one_handle_serves_many_threads_at_once(anyone: Runner, way: str) -> None:
     """32 threads are inside by the same handle at the same moment, nested and repeated; it stays open."""
