@@ -48,6 +48,7 @@ The modules, from the words to the kernel:
 ``_command``   the command ``nsapi``: subcommands, options, help
 ``_listing``   ls, tree, show
 ``_payload``   run, enter, pin, unpin
+``_scan``      the same for ``_scan.c``: what discover reads of all namespaces at once
 ``_screen``    tables, colours, hostile strings made harmless
 ``_errors``    NamespaceError: the step, the errno, the usual remedy
 ============== =============================================================================

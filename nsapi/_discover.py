@@ -7,11 +7,11 @@ import os
 from array import array
 from errno import EACCES, EBADF, EINVAL, EMFILE, ENFILE, ENOENT, EPERM, ESRCH, EXDEV
 
-from nsapi import _native
+from nsapi import _native, _scan
 from nsapi._errors import NamespaceError, hint
 from nsapi._handle import NamespaceHandle
-from nsapi._native import LINK_WIDTH, TASK_WIDTH
 from nsapi._reference import KIN, Id, Reference, open_reference
+from nsapi._scan import LINK_WIDTH, TASK_WIDTH
 from nsapi._snapshot import NamespaceInfo, Pin, Snapshot, Thread
 from nsapi._tasks import SOURCES, Scan, Tasks, source_number
 from nsapi._types import NamespaceType, flags_of, parse_types
@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from nsapi._native import Facts
+    from nsapi._scan import Facts
 
 TYPES = tuple(NamespaceType)
 #: The columns of the C core's rows: the types in their order, then these, which are files of two of them.
@@ -154,7 +154,7 @@ class _Walk:
     def run(self) -> None:
         scan = self._scan()
         if NamespaceType.NET in self.wanted:  # not before, or it would be found; without one, nsid is not told
-            self.route = _native.route_socket()
+            self.route = _scan.route_socket()
             _refuse(-self.route)
         rows = array("I", scan.processes)
         columns = {each: rows[2 + number :: TASK_WIDTH] for number, each in enumerate(TYPES)}
@@ -261,7 +261,7 @@ class _Walk:
         try:
             for fd, _ in pending:  # grows on the way up
                 try:
-                    facts = _native.describe(fd, self.route)
+                    facts = _scan.describe(fd, self.route)
                 except NamespaceError as error:
                     _refuse(error.errno)
                     continue
@@ -373,7 +373,7 @@ class _Walk:
         """List the mounts of namespaces in a mount namespace; None where that may not be looked into."""
         facts = self.found[inode].facts
         if facts is not None and facts[3]:
-            listed = _native.nsfs_mounts(facts[3])
+            listed = _scan.nsfs_mounts(facts[3])
             if not isinstance(listed, int):
                 return [(text, os.fsdecode(path)) for text, path in zip(listed[0::2], listed[1::2], strict=True)]
             _refuse(-listed)
@@ -393,7 +393,7 @@ class _Walk:
             inode = own
             with _Fd(os.open("thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)) as here:
                 while inode:
-                    beside = _native.mount_namespace_beside(here.fd, previous=kind == "previous")
+                    beside = _scan.mount_namespace_beside(here.fd, previous=kind == "previous")
                     if beside < 0:
                         _refuse(-beside)
                         break
@@ -408,7 +408,7 @@ class _Walk:
 
     def _list(self) -> None:
         known = {each.facts[3] for each in self.found.values() if each.facts is not None}
-        for id in _native.list_ids(flags_of(self.wanted)) or ():
+        for id in _scan.list_ids(flags_of(self.wanted)) or ():
             if id not in known:
                 reference = Reference("id", fd=id)
                 fd = self._open_reference(reference)

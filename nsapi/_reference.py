@@ -7,7 +7,7 @@ import os
 from errno import EINVAL, ENOENT, ESRCH
 from typing import NamedTuple
 
-from nsapi import _native
+from nsapi import _native, _scan
 from nsapi._errors import NamespaceError
 from nsapi._handle import NamespaceHandle
 from nsapi._types import NamespaceType
@@ -61,7 +61,7 @@ def open_reference(
     if kind == "path":
         return _open_path(reference.path, device)
     if kind == "id":
-        return _native.open_by_id(reference.fd, 0, 0)
+        return _scan.open_by_id(reference.fd, 0, 0)
     if kind == "socket":
         return _open_socket(reference.pid, reference.fd)
     if kind == "mount":
@@ -74,7 +74,7 @@ def open_reference(
             return _open_inside(other, reference.path)
         if kind in KIN:
             return _native.ioctl(other.fileno(), KIN[kind])
-        return _native.mount_namespace_beside(other.fileno(), previous=kind == "previous")
+        return _scan.mount_namespace_beside(other.fileno(), previous=kind == "previous")
 
 
 class Closing:
@@ -108,7 +108,7 @@ def _open_mount_point(root: str, path: str, device: int) -> int:
     except OSError as error:
         return -(error.errno or EINVAL)
     try:
-        return _native.open_mount_point(dir, os.fsencode(path), device)
+        return _scan.open_mount_point(dir, os.fsencode(path), device)
     finally:
         os.close(dir)
 
@@ -118,7 +118,7 @@ def _opened(probe: int, device: int) -> int:
     if probe < 0:
         return probe
     try:
-        if not _native.inode_on(device, probe):
+        if not _scan.inode_on(device, probe):
             return -ENOENT
         return os.open(f"/proc/self/fd/{probe}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -133,7 +133,7 @@ def _open_socket(pid: int, fd: int) -> int:
     if pidfd < 0:
         return pidfd
     try:
-        copy = _native.pidfd_getfd(pidfd, fd)
+        copy = _scan.pidfd_getfd(pidfd, fd)
     finally:
         os.close(pidfd)
     if copy < 0:
@@ -188,7 +188,7 @@ def _open_inside(mnt: NamespaceHandle, path: str) -> int:
 
 def check_same(fd: int, words: str, type: NamespaceType, id: Id, ns_id: int | None) -> NamespaceHandle:
     """Make a handle of *fd*, which is its own from here on; NamespaceError, ENOENT, where it is another namespace."""
-    handle = NamespaceHandle(fd, words)
+    handle = NamespaceHandle(_native.cell_of(fd), words)
     if handle.type is type and handle.id == id and (ns_id is None or handle.ns_id == ns_id):
         return handle
     handle.close()

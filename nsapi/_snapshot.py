@@ -7,7 +7,7 @@ import os
 from errno import EACCES, EMFILE, ENFILE, ENOENT, EPERM
 from typing import Any, NamedTuple
 
-from nsapi import _native
+from nsapi import _scan
 from nsapi._errors import NamespaceError, hint
 from nsapi._handle import NamespaceHandle
 from nsapi._reference import Id, Reference, check_same, open_reference
@@ -189,7 +189,7 @@ class NamespaceInfo:
 
     def _ways(self, asked: set[Id]) -> Iterator[int]:
         if self.ns_id is not None:
-            yield _native.open_by_id(self.ns_id, self.type.flag, self.id[1])
+            yield _scan.open_by_id(self.ns_id, self.type.flag, self.id[1])
         for pid in self.pids:
             try:
                 yield os.open(f"/proc/{pid}/ns/{self.type.proc_name}", os.O_RDONLY | os.O_CLOEXEC)

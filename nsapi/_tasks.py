@@ -9,7 +9,7 @@ from bisect import bisect_left
 from errno import EMFILE, ENFILE
 from typing import NamedTuple
 
-from nsapi import _native
+from nsapi import _native, _scan
 from nsapi._errors import NamespaceError
 from nsapi._types import NamespaceType
 
@@ -128,7 +128,7 @@ class Scan:
 
     def __init__(self, proc: int, names: Sequence[str | None], sources: Iterable[str], device: int) -> None:
         bits = sum(1 << source_number(each) for each in sources)
-        (self.processes, self.threads, self.links), counted = _native.scan_proc(proc, names, bits, device)
+        (self.processes, self.threads, self.links), counted = _scan.scan_proc(proc, names, bits, device)
         self.skipped = {
             (source, reason): count
             for source in SOURCES[:5]

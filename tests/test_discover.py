@@ -423,10 +423,10 @@ def test_listns_agrees_with_the_walk(root: Runner) -> None:
     """Where the kernel lists namespaces itself, the walk finds them all the same."""
 
     def body() -> Any:
-        from nsapi import _native
+        from nsapi import _scan
 
         with unshared("--net"):
-            ids = _native.list_ids(0)
+            ids = _scan.list_ids(0)
             return ids if ids is None else sorted(set(ids) - {each.ns_id for each in nsapi.discover()})
 
     missing = root(body, under=ALONE)

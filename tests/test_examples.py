@@ -243,6 +243,23 @@ def test_ids_are_looked_up_and_mapped(examples: Examples) -> None:
     assert last == "the kernel has them: True"
 
 
+def test_named_keeps_by_a_name_as_root(root: Runner, readable_tmp: Path) -> None:
+    """Where nobody else sees it: /run is its own."""
+    script = 'mount -t tmpfs -o mode=755 none /run && exec "$@"'
+    under = ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh")
+    assert Examples(root, readable_tmp).lines("named.py", *under) == [
+        "kept by: /run/netns/NAME",
+        "inside it is another: True",
+        "still listed: False",
+    ]
+
+
+def test_named_tells_an_ordinary_user_what_he_may(users_examples: Examples) -> None:
+    why, last = users_examples.lines("named.py")
+    assert why.startswith("named: [Errno 1] Operation not permitted: clone net (step 1 of ")
+    assert last == "kept by handles, and joined: True"
+
+
 def test_tests_in_namespaces_pass(examples: Examples) -> None:
     done = examples("test_with_namespaces.py")
     assert done.returncode == 0, done
@@ -259,23 +276,6 @@ def test_asyncio_subprocess_serves_one_port_twice_at_a_time(examples: Examples) 
         "blue: the client 0, the server -9",
         "after its timeout: -9",
     ]
-
-
-def test_named_keeps_by_a_name_as_root(root: Runner, readable_tmp: Path) -> None:
-    """Where nobody else sees it: /run is its own."""
-    script = 'mount -t tmpfs -o mode=755 none /run && exec "$@"'
-    under = ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh")
-    assert Examples(root, readable_tmp).lines("named.py", *under) == [
-        "kept by: /run/netns/NAME",
-        "inside it is another: True",
-        "still listed: False",
-    ]
-
-
-def test_named_tells_an_ordinary_user_what_he_may(users_examples: Examples) -> None:
-    why, last = users_examples.lines("named.py")
-    assert why.startswith("named: [Errno 1] Operation not permitted: clone net (step 1 of ")
-    assert last == "kept by handles, and joined: True"
 
 
 def test_boot_subprocess_ends_as_its_program(examples: Examples) -> None:
