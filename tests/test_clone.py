@@ -81,7 +81,7 @@ def test_what_the_child_returns_is_its_status() -> None:
     """As that of a program; its traceback is on standard error, and nothing that comes after the call happens in it."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-c", STATUSES]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/", env=environment)
     statuses = [0, 7, 1, 3, 0, 4, -9, -6, 1, 1]
     said = ["buffered", *(f"status {each}" for each in statuses), "said", "status 0", "atexit"]
     assert done.stdout.splitlines() == said

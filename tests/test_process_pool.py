@@ -292,7 +292,7 @@ def late():
         print(open("/proc/self/task/{}/children".format(os.getpid())).read() == "")
 atexit.register(late)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", timeout=60)
     assert [done.stdout, done.stderr] == ["True\n", ""]
 
 
