@@ -64,9 +64,7 @@ class _Program(asyncio.SubprocessTransport):
         self.exited: asyncio.Future[None] = loop.create_future()
         self.finished: asyncio.Future[None] = loop.create_future()
         self._returncode: int | None = None
-        self._pidfd = (
-            -1
-        )  # a duplicate: whoever calls poll() of the Popen closes that one's, and the loop would not know
+        self._pidfd = -1  # a duplicate: poll() of the Popen closes that one's, and the loop would not know
         self._reaper = -1  # once it is taken from the Popen
         self._pipes: dict[int, _Pipe] = {}
         self._closed = self._killed = False

@@ -53,9 +53,9 @@ def call(
     namespace of others where the caller has CAP_SYS_ADMIN. Elsewhere all is as for Popen, and Python must be a program that
     the ids inside may execute.
 
-    *timeout* in seconds, from when the interpreter has started; then it is killed. *method* ``"fork"`` is for closures in a
-    program of a single thread: nothing of the call is pickled but its result. It performs what one fork can: nothing that
-    takes the launcher.
+    *timeout* in seconds, from now; then the interpreter is killed, once it has started. *method* ``"fork"`` is for closures
+    in a program of a single thread: nothing of the call is pickled but its result. It performs what one fork can: nothing
+    that takes the launcher.
 
     Raises, beside what the function raises, whose ``__cause__`` is the remote traceback: NamespaceError for a step that
     failed, the function not having run. TypeError: a part of the call, named, or the result cannot be pickled. RuntimeError:

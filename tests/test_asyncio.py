@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import importlib.util
 import inspect
 import os
 import resource
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import REPOSITORY, Runner
+from conftest import REPOSITORY, Runner, lacking
 from inside import all_ns, children, end_of, fds, living, ns, waiting_for_all
 
 import nsapi
@@ -997,7 +998,8 @@ def recipe() -> str:
 
 def test_trio_waits_for_a_popen_by_its_pidfd(root: Runner) -> None:
     """The recipe of the docs: other tasks run meanwhile, cancellation kills, and nothing is left either way."""
-    pytest.importorskip("trio", reason="needs trio, of the extra `test`")
+    if importlib.util.find_spec("trio") is None:
+        lacking("trio, of nsapi[test]")
 
     def body(recipe: str) -> list[Any]:
         import trio

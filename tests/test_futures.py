@@ -262,6 +262,32 @@ def test_a_thread_that_cannot_be_where_the_maker_was_works_nowhere(root: Runner)
     assert changed == []
 
 
+def test_a_thread_started_elsewhere_stays_in_the_root_of_the_maker(root: Runner, readable_tmp: pathlib.Path) -> None:
+    """Setting the mount namespace again has led it out of a chroot; it goes back there before it works."""
+
+    def body(folder: str) -> Any:
+        with unshared("--mount") as other:
+            nsapi.unshare("mnt")
+            for command in ("--make-rprivate /", f"-t tmpfs none {folder}"):
+                subprocess.run(["mount", *command.split()], check=True)
+            os.mkdir(f"{folder}/proc")
+            subprocess.run(["mount", "--rbind", "/proc", f"{folder}/proc"], check=True)
+            at_rest()  # with its imports
+            os.chroot(folder)
+            os.chdir("/")
+            jail = same_id("/")
+            with nsapi.ThreadPoolExecutor(os.getpid(), "net", max_workers=2) as pool:
+
+                def submit() -> Any:
+                    with nsapi.enter(other, "mnt", unshare_fs=True):
+                        seen = at_once(pool, lambda: [same_id("/") == jail, same_id(".") == jail], 2)
+                        return same_id("/") != jail, seen
+
+                return in_thread(submit)
+
+    assert Equipped(root)(body, str(readable_tmp)) == [True, [[True, True]] * 2]
+
+
 # ---- what cannot get inside ----
 
 IMPOSSIBLE: list[tuple[str, str, str]] = [
