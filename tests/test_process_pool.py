@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import Runner
 from inside import (
-    all_ns_of,
+    all_ns,
     changed,
     children,
     everything,
@@ -25,14 +25,15 @@ from inside import (
     fds,
     id_of,
     import_late,
+    meet,
     ns,
-    pid_of,
     raise_it,
     refusal,
     run_a_thread,
     sockets_of,
     status,
     unshared,
+    whereabouts,
     without_python,
 )
 
@@ -48,17 +49,24 @@ def test_calls_run_inside_in_workers_that_stay(root: Runner) -> None:
         before = everything()
         with nsapi.ProcessPoolExecutor(3, config=config) as pool:
             first = {pool.submit(os.getpid).result() for _ in range(20)}
-            waits = [pool.submit(time.sleep, 0.2) for _ in range(3)]
-            for each in waits:
-                each.result()
-            pids = set(pool.map(pid_of, range(30)))
-            spaces = set(pool.map(ns, ["uts"] * 30))
-            inside: list[Any] = [len(first), pids == set(children()), len(spaces) == len(pids), ns("uts") not in spaces]
+            with tempfile.TemporaryDirectory() as place:
+                waits = [pool.submit(meet, place, 3) for _ in range(3)]  # three at once: no worker can take two of them
+                met = {each.result() for each in waits}
+            pids = {pid for pid, _ in met}
+            spaces = {space for _, space in met}
+            again = set(pool.map(whereabouts, range(30)))  # which workers take how many is the queue's affair
+            inside: list[Any] = [
+                len(first),
+                pids == set(children()),
+                len(spaces),
+                again <= met,
+                ns("uts") not in spaces,
+            ]
             inside.append(type(pool).__mro__[1].__name__)
         return [*inside, changed(before)]
 
     *inside, different = root(body)
-    assert inside == [1, True, True, True, "Executor"]
+    assert inside == [1, True, 3, True, True, "Executor"]
     assert different == []
 
 
@@ -103,28 +111,33 @@ def test_a_target_is_entered_by_all_workers(root: Runner) -> None:
             there = {name: ns(name, process.pid) for name in ("net", "uts", "mnt")}
             pool = nsapi.ProcessPoolExecutor(2, target=process, initializer=ns, initargs=("net",))
         with pool:
-            waits = [pool.submit(time.sleep, 0.2) for _ in range(2)]
-            for each in waits:
-                each.result()
-            found = list(pool.map(all_ns_of, range(10)))
-            workers = len(children())
-        return [workers, all({name: each[name] for name in there} == there for each in found)]
+            with tempfile.TemporaryDirectory() as place:
+                waits = [pool.submit(meet, place, 2) for _ in range(2)]
+                met = {each.result() for each in waits}
+            found = {pid: all_ns(pid) for pid in children()}
+        return [
+            found.keys() == {pid for pid, _ in met},
+            [{t: each[t] for t in there} == there for each in found.values()],
+        ]
 
-    assert root(body) == [2, True]
+    assert root(body) == [True, [True, True]]
 
 
 def test_a_worker_starts_where_the_pool_was_made(root: Runner) -> None:
     """Not where the thread happens to be that asks for the call."""
 
-    def body() -> bool:
-        with nsapi.ProcessPoolExecutor(2, config=nsapi.Config.new("uts")) as pool, unshared("--net") as process:
+    def body() -> list[bool]:
+        with (
+            nsapi.ProcessPoolExecutor(2, config=nsapi.Config.new("uts")) as pool,
+            unshared("--net") as process,
+            tempfile.TemporaryDirectory() as place,
+        ):
             with nsapi.enter(process, "net"):
-                waits = [pool.submit(time.sleep, 0.2) for _ in range(2)]
-            for each in waits:
-                each.result()
-            return set(pool.map(ns, ["net"] * 10)) == {ns("net")}
+                waits = [pool.submit(meet, place, 2) for _ in range(2)]
+            workers = [each.result()[0] for each in waits]
+            return [ns("net", pid) == ns("net") for pid in workers]
 
-    assert root(body) is True
+    assert root(body) == [True, True]
 
 
 def test_mount_namespace_without_python(root: Runner) -> None:
