@@ -14,11 +14,12 @@ WHEEL = {"py_limited_api": "cp315" if FREE_THREADED else "cp310"} if STABLE_ABI 
 CONSTANTS = """
     CLONE_NEWCGROUP CLONE_NEWIPC CLONE_NEWNET CLONE_NEWNS CLONE_NEWPID CLONE_NEWTIME CLONE_NEWUSER CLONE_NEWUTS CLONE_FS
     NS_GET_USERNS NS_GET_PARENT NS_GET_NSTYPE NS_GET_OWNER_UID NS_GET_MNTNS_ID NS_GET_ID SIOCGSKNS
+    NS_GET_TGID_FROM_PIDNS
     PIDFD_GET_CGROUP_NAMESPACE PIDFD_GET_IPC_NAMESPACE PIDFD_GET_MNT_NAMESPACE PIDFD_GET_NET_NAMESPACE
     PIDFD_GET_PID_NAMESPACE PIDFD_GET_PID_FOR_CHILDREN_NAMESPACE PIDFD_GET_TIME_NAMESPACE PIDFD_GET_USER_NAMESPACE
     PIDFD_GET_UTS_NAMESPACE PIDFD_THREAD
     NSFS_MAGIC PROC_SUPER_MAGIC CGROUP_SUPER_MAGIC CGROUP2_SUPER_MAGIC
-    MS_NOSUID MS_NODEV MS_NOEXEC MS_REC MS_PRIVATE MS_SLAVE MS_SHARED
+    MS_NOSUID MS_NODEV MS_NOEXEC MS_REC MS_PRIVATE MS_SLAVE MS_SHARED MNT_DETACH UMOUNT_NOFOLLOW AT_RECURSIVE
 """.split()
 
 
@@ -36,14 +37,15 @@ if sys.platform == "linux":
     from cffi import FFI
 
     ffi = FFI()
-    for header in ("_native.h", "_clone.h"):
+    headers = ("_native.h", "_clone.h", "_scan.h")
+    for header in headers:
         ffi.cdef(Path("nsapi", header).read_text())
     ffi.cdef("\n".join(f"#define {name} ..." for name in CONSTANTS))
     ffi.set_source(
         "nsapi._ffi",
-        '#include "_kernel.h"\n#include <sys/mount.h>\n#include "_native.h"\n#include "_clone.h"',
-        sources=["nsapi/_native.c", "nsapi/_clone.c"],
-        **options("nsapi/_native.h", "nsapi/_clone.h"),
+        "\n".join(f"#include {each}" for each in ('"_kernel.h"', "<sys/mount.h>", *(f'"{each}"' for each in headers))),
+        sources=["nsapi/_native.c", "nsapi/_clone.c", "nsapi/_scan.c"],
+        **options(*(f"nsapi/{each}" for each in headers)),
     )
 
 # Where _start.c knows the assembler, it takes the place of the C library.

@@ -78,7 +78,7 @@ def main() -> int:
             parser.error(f"--only: {', '.join(unknown)}: the rows are {', '.join(each.name for each in table)}")
         if os.geteuid() != 0:
             parser.error("needs root: it enters namespaces")
-        for command in ("cc", "unshare", "nsenter", "newuidmap"):
+        for command in ("cc", "unshare", "nsenter", "newuidmap", "lsns"):
             if shutil.which(command) is None:
                 parser.error(f"needs the command {command}")
         source = Path(__file__).with_name("floors.c")
@@ -93,7 +93,7 @@ def main() -> int:
                 result["rows"].append(record(row, measure(row)))
                 _print(result["rows"][-1])
                 sys.stdout.flush()
-        result["sizes"] = [] if options.only else sizes()
+        result["sizes"] = [] if options.only else sizes(floors, quick=options.quick)
         for each in result["sizes"]:
             verdict = "PASS" if each["pass"] else "MISS"
             print(f"\n{each['name']}: {each['kib']} KiB <= {each['limit']} KiB  {verdict}")

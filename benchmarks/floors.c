@@ -4,8 +4,12 @@
  *
  * One line in, "OPERATION COUNT"; one line out, the nanoseconds that one of COUNT in a row took. So neither the start of
  * this process nor the pipes are measured. A new floor is a function and a row of the table at the end.
+ *
+ * "floors crowd N COMMAND..." is another program: it runs COMMAND among N processes, with a /proc that shows no others.
  */
 #define _GNU_SOURCE
+#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -18,6 +22,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -172,6 +177,69 @@ static void enter(void)
     close(home);
 }
 
+/* ---- discover: read the links below /proc/PID/ns ---- */
+
+static void scan(void)
+{
+    static const char *const names[] = { "user", "ipc", "uts", "net", "pid", "mnt", "cgroup", "time" };
+    DIR *proc = opendir("/proc");
+    if (!proc)
+        die("opendir /proc");
+    struct dirent *entry;
+    while ((entry = readdir(proc)) != NULL) {
+        char path[sizeof entry->d_name + 4], text[64];
+        if (!isdigit((unsigned char)entry->d_name[0]))
+            continue;
+        snprintf(path, sizeof path, "%s/ns", entry->d_name);
+        int ns = openat(dirfd(proc), path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (ns < 0)
+            continue;
+        for (size_t each = 0; each < sizeof names / sizeof *names; each++)
+            if (readlinkat(ns, names[each], text, sizeof text) < 0 && errno != ENOENT)
+                die("readlinkat");
+        close(ns);
+    }
+    closedir(proc);
+}
+
+/* ---- a crowd ---- */
+
+enum { SMALL_STACK = 4096 };
+
+static __attribute__((noreturn)) int idle(void *argument)
+{
+    (void)argument;
+    for (;;)
+        syscall(SYS_rt_sigsuspend, &(uint64_t){ 0 }, sizeof(uint64_t));
+}
+
+/* They share the memory of pid 1, and end with it, which ends with COMMAND: N processes for the price of their stacks. */
+static __attribute__((noreturn)) void crowd(long count, char **command)
+{
+    int status;
+    check(unshare(CLONE_NEWPID | CLONE_NEWNS), "unshare");
+    pid_t first = (pid_t)check(fork(), "fork");
+    if (first) {
+        check(waitpid(first, &status, 0), "waitpid");
+        exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    check(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL), "make / private");
+    check(mount("proc", "/proc", "proc", 0, NULL), "mount /proc");
+    char *stacks = mmap(NULL, (size_t)count * SMALL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stacks == MAP_FAILED)
+        die("mmap");
+    for (long each = 1; each <= count; each++)
+        check(clone(idle, stacks + each * SMALL_STACK, CLONE_VM | SIGCHLD, NULL), "clone");
+    pid_t child = (pid_t)check(vfork(), "vfork");
+    if (child == 0) {
+        execvp(command[0], command);
+        _exit(127);
+    }
+    check(waitpid(child, &status, 0), "waitpid");
+    _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
 /* ---- socket: made there, used here ---- */
 
 static void socket_at(int elsewhere)
@@ -245,6 +313,7 @@ static const struct {
     { "spawn", spawn },
     { "spawn_same_steps", spawn_same_steps },
     { "enter", enter },
+    { "scan", scan },
     { "socket_elsewhere", socket_elsewhere },
     { "socket_named", socket_named },
     { "visit", visit },
@@ -257,8 +326,10 @@ static int64_t now(void)
     return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 3 && strcmp(argv[1], "crowd") == 0)
+        crowd(atol(argv[2]), argv + 3);
     char name[64];
     long count;
     while (scanf("%63s %ld", name, &count) == 2) {

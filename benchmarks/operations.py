@@ -34,6 +34,7 @@ UNSHARE = "unshare --user --map-root-user --pid --fork --mount --mount-proc --ne
 # What site imports at every start, but none of the .pth files in site-packages: the hook of an editable install alone
 # takes longer to import than nsapi does.
 BARE = "import site, sys; sys.path += {paths}\n"
+LS = "from nsapi.__main__ import main\nmain(['ls'])\n"
 FIRST_ENTER = "import nsapi\nh = nsapi.current('net')\nwith h: pass\nh.close()\n"
 
 Perform = Callable[[], object]
@@ -154,6 +155,36 @@ if sys.version_info >= (3, 12):
         return perform
 
 
+def discover_processes() -> Perform:
+    """Find the namespaces of all processes."""
+    return lambda: nsapi.discover(sources="processes")
+
+
+def discover_all() -> Perform:
+    """Look everywhere."""
+    return lambda: nsapi.discover()
+
+
+def discover_scan() -> Perform:
+    """Have the floor do it: a process that is among those that it looks at, as we are."""
+    floor = subprocess.Popen([os.environ["FLOORS"]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipe, answers = floor.stdin, floor.stdout
+    assert pipe is not None
+    assert answers is not None
+
+    def perform() -> None:
+        pipe.write("scan 1\n")
+        pipe.flush()
+        answers.readline()
+
+    return perform
+
+
+def discover_lsns() -> Perform:
+    """Make the same table by lsns(8)."""
+    return lambda: subprocess.run(["lsns", "--raw"], stdout=subprocess.DEVNULL, check=True)
+
+
 def socket_handle() -> Perform:
     """Make a socket in a net namespace by a handle, and close it."""
     handle = _net_elsewhere()
@@ -257,7 +288,7 @@ def _start(code: str) -> Perform:
     files = [Path(spec.origin) for spec in found if spec is not None and spec.origin is not None]
     paths = {str(file.parent.parent if file.stem == "__init__" else file.parent): None for file in files}
     command = [sys.executable, "-I", "-S", "-c", BARE.format(paths=list(paths)) + code]
-    return lambda: subprocess.run(command, check=True)
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def start_bare() -> Perform:
@@ -268,6 +299,16 @@ def start_bare() -> Perform:
 def start_first_enter() -> Perform:
     """Start one that imports nsapi and enters once."""
     return _start(FIRST_ENTER)
+
+
+def start_ls() -> Perform:
+    """Start one that is the command `nsapi ls`."""
+    return _start(LS)
+
+
+def start_lsns() -> Perform:
+    """Start lsns(8)."""
+    return lambda: subprocess.run(["lsns"], check=True, stdout=subprocess.DEVNULL)
 
 
 def _touch(mebibytes: int) -> mmap.mmap:

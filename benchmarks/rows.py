@@ -36,6 +36,10 @@ def rows(floors: Path, *, quick: bool = False) -> list[Row]:
     def rounds(number: int) -> int:
         return 3 if quick else number
 
+    def crowd(number: int) -> tuple[str, ...]:
+        number = number // 20 if quick else number
+        return ("env", f"FLOORS={floors}", *c, "crowd", str(number), *python)
+
     enter_peers = [Contestant("nsapi.enter(pid)", python, "enter_pid", 200)]
     if sys.version_info >= (3, 12):
         enter_peers.append(Contestant("os.setns twice", python, "enter_os_setns", 1000))
@@ -107,6 +111,30 @@ def rows(floors: Path, *, quick: bool = False) -> list[Row]:
             (Aim("C: open, setns, setns, close", 1.5),),
             rounds=rounds(200),
         ),
+        *(
+            Row(
+                f"discover-{number}",
+                f"find the namespaces of {number:,} processes",
+                Contestant('discover(sources="processes")', crowd(number), "discover_processes"),
+                Contestant("C: readlinkat /proc/*/ns/*", crowd(number), "discover_scan"),
+                (
+                    Contestant("lsns by subprocess", crowd(number), "discover_lsns"),
+                    Contestant("discover(), all sources", crowd(number), "discover_all"),
+                ),
+                (Aim("C: readlinkat /proc/*/ns/*", 2), Aim("lsns by subprocess", 0.2)),
+                rounds=rounds(60_000 // number),
+            )
+            for number in (2_000, 10_000)
+        ),
+        Row(
+            "discover-growth",
+            "the same among 10,000 processes, beside itself among 2,000: five times as long, and a tenth",
+            Contestant("10,000 processes", crowd(10_000), "discover_processes"),
+            Contestant("2,000 processes", crowd(2_000), "discover_processes"),
+            (),
+            (Aim("2,000 processes", 5.5),),
+            rounds=rounds(10),
+        ),
         Row(
             "socket",
             "make a TCP socket in a net namespace that a handle is on, and close it",
@@ -159,6 +187,15 @@ def rows(floors: Path, *, quick: bool = False) -> list[Row]:
             Contestant("bare interpreter", python, "start_bare"),
             (),
             (Aim("bare interpreter", 15, in_ms=True),),
+            rounds=rounds(80),
+        ),
+        Row(
+            "ls",
+            "start the command `nsapi ls`, and list what processes are in, and all else",
+            Contestant("nsapi ls", python, "start_ls"),
+            Contestant("bare interpreter", python, "start_bare"),
+            (Contestant("lsns", python, "start_lsns"),),
+            (Aim("bare interpreter", 60, in_ms=True),),
             rounds=rounds(80),
         ),
     ]

@@ -16,14 +16,19 @@ The modules, from the words to the kernel:
 ``_plan``      Config to an ordered list of steps, and why in that order; pure
 ``_native``    the list to the C core (``_native.c``), which performs it
 ``_switch``    the calling thread to other namespaces and back
+``_bind``      a file that keeps a namespace: made, and taken away
 ``_handle``    NamespaceHandle: owns an fd on a namespace; current
 ``_target``    what a verb may be pointed at, and how that is pinned; open
 ``_enter``     enter, visit, setns, unshare
 ``_elsewhere`` sockets made where an fd or a path leads, by one call of the C core
 ``_sockets``   socket, socketpair
+``_tasks``     which process is in which namespaces; what /proc tells of processes
+``_reference`` by what a namespace that was found is opened again
+``_snapshot``  Snapshot and NamespaceInfo: what was found, from every side
+``_discover``  discover: every namespace that can be reached (``_scan.c``)
 ``_futures``   ThreadPoolExecutor, whose threads live inside
 ``_arguments`` subprocess's arguments, made into what the kernel takes
-``_pin``       create: a namespace without a process
+``_pin``       create, unpin, named: a namespace without a process, and the file that keeps it
 ``_boot_env``  boot_env: any spawner starts a program inside (``_boot.c``); start_initialization
 ``_process``   Popen, run
 ``_asyncio``   create_subprocess_exec: Popen on an asyncio loop
@@ -40,6 +45,11 @@ The modules, from the words to the kernel:
 ``testing``    the pytest plugin: netns, sandbox, two markers
 ``_marks``     what the markers say, and whether it can be had here
 ``_testrun``   a marked test in a pytest inside, reported outside
+``_command``   the command ``nsapi``: subcommands, options, help
+``_listing``   ls, tree, show
+``_payload``   run, enter, pin, unpin
+``_scan``      the same for ``_scan.c``: what discover reads of all namespaces at once
+``_screen``    tables, colours, hostile strings made harmless
 ``_errors``    NamespaceError: the step, the errno, the usual remedy
 ============== =============================================================================
 
@@ -63,6 +73,7 @@ if TYPE_CHECKING:
     from nsapi._config import Config as Config
     from nsapi._config import Namespace as Namespace
     from nsapi._config import Namespaces as Namespaces
+    from nsapi._discover import discover as discover
     from nsapi._enter import enter as enter
     from nsapi._enter import setns as setns
     from nsapi._enter import unshare as unshare
@@ -77,9 +88,13 @@ if TYPE_CHECKING:
     from nsapi._maps import IDMap as IDMap
     from nsapi._maps import IDMaps as IDMaps
     from nsapi._pin import create as create
+    from nsapi._pin import named as named
+    from nsapi._pin import unpin as unpin
     from nsapi._process import Popen as Popen
     from nsapi._process import run as run
     from nsapi._process_pool import ProcessPoolExecutor as ProcessPoolExecutor
+    from nsapi._snapshot import NamespaceInfo as NamespaceInfo
+    from nsapi._snapshot import Snapshot as Snapshot
     from nsapi._sockets import socket as socket
     from nsapi._sockets import socketpair as socketpair
     from nsapi._target import open as open
@@ -97,11 +112,13 @@ _HOMES = {
     "_handle": ("NamespaceHandle", "current"),
     "_target": ("open",),
     "_enter": ("enter", "visit", "setns", "unshare"),
+    "_snapshot": ("NamespaceInfo", "Snapshot"),
+    "_discover": ("discover",),
     "_futures": ("ThreadPoolExecutor",),
     "_boot_env": ("boot_env", "start_initialization"),
     "_process": ("Popen", "run"),
     "_asyncio": ("create_subprocess_exec",),
-    "_pin": ("create",),
+    "_pin": ("create", "named", "unpin"),
     "_sockets": ("socket", "socketpair"),
     "_bootstrap": ("bootstrap_data",),
     "_call": ("call",),
@@ -109,6 +126,7 @@ _HOMES = {
     "_interpreter": (),
     "_worker": (),
     "_process_pool": ("ProcessPoolExecutor",),
+    "_bind": (),
     "_launcher": (),
 }
 _MODULES = ("oci", "testing")
@@ -125,10 +143,12 @@ __all__ = [
     "Namespace",
     "NamespaceError",
     "NamespaceHandle",
+    "NamespaceInfo",
     "NamespaceRestoreError",
     "NamespaceType",
     "Namespaces",
     "Popen",
+    "Snapshot",
     "ThreadPoolExecutor",
     "ProcessPoolExecutor",
     "Unsupported",
@@ -139,9 +159,11 @@ __all__ = [
     "create",
     "create_subprocess_exec",
     "current",
+    "discover",
     "enter",
     "id_maps",
     "is_namespace_supported",
+    "named",
     "namespace_types",
     "ns_name",
     "oci",
@@ -149,6 +171,7 @@ __all__ = [
     "setns",
     "socketpair",
     "start_initialization",
+    "unpin",
     "unshare",
     "visit",
 ]

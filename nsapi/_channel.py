@@ -210,11 +210,9 @@ class _Load(Unpickler):
 
     def make_handle(self, index: int, words: str) -> Any:
         from nsapi._handle import NamespaceHandle
-        from nsapi._native import new_cell
+        from nsapi._native import cell_of
 
-        cell = new_cell()
-        cell[0] = self._take(index)
-        return NamespaceHandle(cell, words)
+        return NamespaceHandle(cell_of(self._take(index)), words)
 
     def make_connection(self, index: int, *ways: bool) -> Any:
         from multiprocessing.connection import Connection

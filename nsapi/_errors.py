@@ -7,8 +7,10 @@ import os
 from errno import (
     EACCES,
     EBUSY,
+    EEXIST,
     EINVAL,
     EIO,
+    ELOOP,
     ENOENT,
     ENOEXEC,
     ENOMEM,
@@ -190,7 +192,7 @@ def _may_not_create(types: tuple[str, ...]) -> str | None:
     if "user" not in types:
         if _has_sys_admin():
             return "this process has CAP_SYS_ADMIN, so the host's policy (seccomp, LSM) refuses it"
-        return "needs CAP_SYS_ADMIN; add 'user' to the namespaces to make them without privilege"
+        return "needs CAP_SYS_ADMIN; add 'user' to the namespaces to make them without privilege, or in create give user=, one of yours"
     if _read("/proc/sys/kernel/unprivileged_userns_clone") == "0":
         return "kernel.unprivileged_userns_clone is 0: this host allows user namespaces to root only"
     if _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
@@ -258,6 +260,11 @@ _HINTS: tuple[_Row, ...] = (
     (EUSERS, _JOIN, _always("a time namespace is entered by single-threaded processes only: use run or Popen")),
     (ENOMEM, ("clone",), _no_pid_1),
     (EBUSY, ("clone",), _always("a cgroup with controllers for its children takes no processes itself: name a leaf")),
+    (EPERM, ("clone_mount", "umount"), _always("a file keeps a namespace by a mount, which needs CAP_SYS_ADMIN in the user namespace that owns this mount namespace. Without it an open handle or a process keeps it; or do it all in a user and mount namespace of your own")),
+    (EEXIST, ("make_file",), _always("what is there is never opened by create or pin: nsapi.open does, and nsapi.unpin takes it away")),
+    (ELOOP, ("attach",), _always("a mount namespace can only be kept by a file in one that is older than it (Linux 6.18 looks at its number, which on another CPU may be the smaller one: a new one may do)")),
+    (ENOENT, ("open file",), _always("nsapi.named lists the names that there are")),
+    (EBUSY, ("remove file",), _always("more than one namespace was mounted there: unpin again")),
     (EPERM, ("mount /proc",), _always("parts of /proc are covered here, as in a container, and the kernel shows no fuller one: mounts=[] keeps the old")),
     (EINVAL, ("make /proc private",), _always("/proc is no mount point here: mounts=[] leaves it as it is")),
     (EINVAL, ("mount",), _always('"/" is no mount point here, as in a chroot: propagation="unchanged" leaves it')),

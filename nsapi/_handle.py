@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from nsapi._bind import Place
+
 
 #: Never empty, a list has room for one more: it need not be allocated at each entering.
 _NOBODY = [None] * 8
@@ -189,6 +191,29 @@ class NamespaceHandle(_switch.Leaving):
             del users[-1]
             if self._closed:
                 self._close_unused()
+
+    def pin(self, path: Any) -> None:
+        """Make the file *path*, and mount the namespace on it, which keeps it until :func:`unpin`; the handle stays open.
+
+        *path* is a str, bytes or os.PathLike, and must not be there yet. The mount is made in the caller's mount namespace,
+        which for a mount namespace must be older than it. For the pid namespace of :func:`create`, its pid 1 is from then
+        on ended by :func:`unpin`, and no longer with the handle.
+
+        Raises NamespaceError: ``EEXIST``; ``EPERM`` without CAP_SYS_ADMIN in the user namespace that owns the mount
+        namespace. Neither file nor mount is left then.
+        """
+        from nsapi import _bind
+
+        self._keep(_bind.at_path("path", path))
+
+    def _keep(self, place: Place) -> None:
+        from nsapi import _bind
+
+        self._borrow()
+        try:
+            _bind.keep(self._fd, self._type, place)
+        finally:
+            self._release()
 
     def close(self) -> None:
         """Close the fd, and those of :attr:`owner` and :attr:`parent`. More than once is no error.

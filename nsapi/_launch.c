@@ -43,6 +43,7 @@ enum {
     DENY_SETGROUPS = 1 << 0,
     WITH_REAPER = 1 << 1,
     REAPER_DUMPABLE = 1 << 2, /* it is in nobody's namespaces but ours */
+    ORPHAN = 1 << 3,          /* the program is nobody's child */
 };
 
 /* Where so many things begin, counted from the start of the cargo. */
@@ -379,10 +380,39 @@ static int hold(void)
     return 0;
 }
 
+/*
+ * With a pidfd of the caller it is the pid 1 that create leaves. Its standard input is a socket: until something comes
+ * there, it ends with the other end of it and with the caller; afterwards with nobody but by SIGKILL. It answers when it
+ * is ready, and when it holds nothing any more but that; then the other end hears that it is closed.
+ */
+static int stay(int parent)
+{
+    enum { CHANNEL, NOTHING, PARENT = 3 };
+    char byte;
+    prctl(PR_SET_NAME, "nsapi-init");
+    signal(SIGCHLD, SIG_IGN); /* the kernel reaps all whose parents have ended */
+    if ((parent != PARENT && dup2(parent, PARENT) < 0) || close_from(PARENT + 1) < 0)
+        return 1;
+    if (send(CHANNEL, "r", 1, MSG_NOSIGNAL) != 1)
+        return 1;
+    struct pollfd watched[] = { { CHANNEL, POLLIN, 0 }, { PARENT, POLLIN, 0 } };
+    while (poll(watched, 2, -1) < 0)
+        if (errno != EINTR)
+            return 1;
+    if (!watched[0].revents || read(CHANNEL, &byte, 1) != 1)
+        return 0;
+    if (close_from(PARENT) < 0 || send(CHANNEL, "s", 1, MSG_NOSIGNAL) != 1 || dup2(NOTHING, CHANNEL) < 0)
+        return 1;
+    for (;;)
+        poll(NULL, 0, -1);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 1)
         return hold();
+    if (argc == 3)
+        return stay(number_of(argv[2]));
     launch self = { .log = number_of(getenv("_LIBCONTAINER_LOGPIPE")) };
     if (argc != 2 || !load(&self, number_of(argv[1])))
         return 125;
@@ -393,6 +423,7 @@ int main(int argc, char **argv)
         .sets_uid = has_step(&self.inside, NSAPI_SETRESUID),
         .sets_gid = has_step(&self.inside, NSAPI_SETRESGID),
         .deny_setgroups = header->flags & DENY_SETGROUPS,
+        .orphan = header->flags & ORPHAN,
         .errnos = true,
         .watched = true,
         .name = argv[0],

@@ -107,7 +107,7 @@ def sealed(name: str, content: bytes, flags: int = 0) -> int:
 # ---- its cargo: what _launch.c reads ----
 
 _MAGIC, _MAX_JOINS = 0x6E734C31, 8
-_DENY_SETGROUPS, _WITH_REAPER, _REAPER_DUMPABLE = 1, 2, 4
+_DENY_SETGROUPS, _WITH_REAPER, _REAPER_DUMPABLE, _ORPHAN = 1, 2, 4, 8
 _SLOTS = _native.constant("NSAPI_SLOTS")
 _STEP = struct.Struct("=iii4xQQQII")
 _HEADER = struct.Struct(f"=IIIII{_SLOTS}i10IiIiII{'IiI' * _MAX_JOINS}")
@@ -124,11 +124,13 @@ class Mission(NamedTuple):
     strings: bytes
 
 
-def mission(plan: _plan.Plan, config: Config, mapping: Mapping, message: bytes, *, joins: bool) -> Mission:
+def mission(
+    plan: _plan.Plan, config: Config, mapping: Mapping, message: bytes, *, joins: bool, orphan: bool
+) -> Mission:
     """Write down all of the cargo that does not change."""
     steps = plan.between + plan.inside
     at = _HEADER.size + len(steps) * _STEP.size
-    flags = _DENY_SETGROUPS if mapping.deny_setgroups else 0
+    flags = (_DENY_SETGROUPS if mapping.deny_setgroups else 0) | (_ORPHAN if orphan else 0)
     if config.init:
         flags |= _WITH_REAPER | (0 if joins else _REAPER_DUMPABLE)
     return Mission(Program(plan.steps), plan, message, flags, *_pack(steps, at))
@@ -230,24 +232,24 @@ def launch(
         state.lend([*slots, together.fd, file, *control], itself)
         spawn(mission.program, state)
         talk.started = state.child[1]
-        _close_all(fds)
+        close_all(fds)
         talk.hear(mission, program, joins)
     except BaseException as error:
         if talk is not None:
             if talk.started == _UNBORN:
                 talk.started = state.child[1]  # KeyboardInterrupt between its birth and these lines
-            _close_all(fds)
+            close_all(fds)
             talk.end_all()
         if isinstance(error, OSError) and not isinstance(error, NamespaceError):
             raise _unprepared(error, "prepare the launcher") from None
         raise
     finally:
-        _close_all(fds)
+        close_all(fds)
         if talk is not None:
             talk.close()
 
 
-def _close_all(fds: list[int]) -> None:
+def close_all(fds: list[int]) -> None:
     """Close each once, whenever Ctrl-C comes: after a call, so there is none between the next two."""
     while fds:
         fd = fds[-1]

@@ -339,6 +339,41 @@ static int step_mount(const nsapi_step *step, nsapi_state *state)
     return (int)SYS(mount, step->data, step->path, step->data, (unsigned long)step->flags, NULL);
 }
 
+/* It may only be made here: never one that was there, nor what a link of that name leads to. */
+static int step_make_file(const nsapi_step *step, nsapi_state *state)
+{
+    int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+    int fd = (int)SYS(openat, step->fd, step->path, flags, (mode_t)step->value);
+    if (fd < 0)
+        return -1;
+    state->fd[step->slot] = fd;
+    return 0;
+}
+
+/* Belongs to no mount namespace, and is gone with its fd, until it is attached. */
+static int step_clone_mount(const nsapi_step *step, nsapi_state *state)
+{
+    unsigned flags = OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH | (unsigned)step->flags;
+    int fd = (int)SYS(open_tree, fd_of(step, state), "", flags);
+    if (fd < 0)
+        return -1;
+    state->fd[step->value] = fd;
+    return 0;
+}
+
+/* By fds alone, so that it is on the very file that was made, whatever has happened to its name. */
+static int step_attach(const nsapi_step *step, nsapi_state *state)
+{
+    unsigned flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+    return (int)SYS(move_mount, state->fd[step->value], "", fd_of(step, state), "", flags);
+}
+
+static int step_umount(const nsapi_step *step, nsapi_state *state)
+{
+    (void)state;
+    return (int)SYS(umount2, step->path, (int)step->flags);
+}
+
 /* ---- the process ---- */
 
 static int step_prlimit(const nsapi_step *step, nsapi_state *state)
@@ -557,6 +592,10 @@ static int (*const perform[NSAPI_OPS])(const nsapi_step *, nsapi_state *) = {
     [NSAPI_SOCKET] = step_socket,
     [NSAPI_SOCKETPAIR] = step_socketpair,
     [NSAPI_MOUNT] = step_mount,
+    [NSAPI_MAKE_FILE] = step_make_file,
+    [NSAPI_CLONE_MOUNT] = step_clone_mount,
+    [NSAPI_ATTACH] = step_attach,
+    [NSAPI_UMOUNT] = step_umount,
     [NSAPI_CLOSE_ON_EXEC] = step_close_on_exec,
     [NSAPI_KEEP] = step_keep,
     [NSAPI_DUP2] = step_dup2,

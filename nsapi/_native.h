@@ -28,6 +28,10 @@ enum nsapi_op {
     NSAPI_SOCKET,           /* value: family; flags: type; length: protocol. -> slot */
     NSAPI_SOCKETPAIR,       /* the same -> slot and the one after it */
     NSAPI_MOUNT,            /* data: source and type; path: target; flags: MS_* */
+    NSAPI_MAKE_FILE,        /* fd: directory; path: one name in it, that is not there; value: its mode -> slot */
+    NSAPI_CLONE_MOUNT,      /* fd or slot; flags: AT_RECURSIVE. What is mounted there, once more and nowhere yet -> value */
+    NSAPI_ATTACH,           /* fd or slot: the file or directory to mount it on; value: slot of a CLONE_MOUNT */
+    NSAPI_UMOUNT,           /* path; flags: MNT_DETACH, UMOUNT_NOFOLLOW */
     NSAPI_CLOSE_ON_EXEC,    /* every fd from 3 on */
     NSAPI_KEEP,             /* fd: inherited over exec */
     NSAPI_DUP2,             /* fd -> value */

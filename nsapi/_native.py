@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The only importer of the C core: ints and bytes in, exceptions out. No cffi type is seen beyond this file."""
+"""The only importer of the C core: ints and bytes in, exceptions out. No cffi type is seen but here and in `_scan`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class _Absent:
 
 
 if TYPE_CHECKING or sys.platform == "linux":
-    from nsapi._ffi import ffi, lib  # missing on Linux, the installation is broken: fail here
+    from nsapi._ffi import ffi as ffi
+    from nsapi._ffi import lib as lib  # missing on Linux, the installation is broken: fail here
 else:
     ffi = lib = _Absent()
 
@@ -389,6 +390,13 @@ def new_cell() -> Any:
     return _gc(_new(_CELL, _NONE), _close)  # no __del__, in which KeyboardInterrupt would be lost
 
 
+def cell_of(fd: int) -> Any:
+    """Put an fd that somebody has handed over into a cell of its own."""
+    cell = new_cell()
+    cell[0] = fd
+    return cell
+
+
 def fill(cell: Any, function: Callable[..., int], *arguments: object) -> int:
     """Call a function of C that opens an fd; that, or what else it answers, which is no fd."""
     cell[0:1] = map(function, *[(each,) for each in arguments])  # the call and the assignment are one instruction
@@ -428,6 +436,11 @@ def ioctl_u64(fd: int, request: str) -> int:
     answer = ffi.new("uint64_t *")
     result = int(lib.nsapi_ioctl(fd, getattr(lib, request), answer))
     return int(answer[0]) if result >= 0 else result
+
+
+def ioctl_pid(fd: int, request: str, pid: int) -> int:
+    """Make an ioctl that translates *pid*; the other number, or -errno."""
+    return int(lib.nsapi_ioctl(fd, getattr(lib, request), ffi.cast("void *", pid)))
 
 
 def pidfd_open(pid: int) -> int:

@@ -1502,7 +1502,7 @@ static int release_reaper(bootstrap *boot)
 static int start_stage_2(bootstrap *boot)
 {
     /* The child gets a copy from before it was born: it does not know its own pid, nor need to. */
-    boot->init.pid = clone_copy(CLONE_PARENT, &boot->init.pidfd);
+    boot->init.pid = clone_copy(boot->rules.orphan ? 0 : CLONE_PARENT, &boot->init.pidfd);
     if (boot->init.pid >= 0)
         return 0;
     if (errno == ENOMEM && (boot->wanted.joined_types & CLONE_NEWPID))

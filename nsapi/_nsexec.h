@@ -31,6 +31,7 @@ typedef struct {
     bool root_if_mapped; /* of a user namespace joined or made: uid and gid 0 where there is one, else as they were */
     bool sets_uid, sets_gid; /* the program is not executed with those that it has then */
     bool deny_setgroups; /* whoever writes the maps */
+    bool orphan;         /* stage 2 is a child of who makes it and ends then, not of the speaker */
     bool errnos;         /* fatal lines also have "errno": a number, 0 where no system call is to blame */
     bool watched;        /* each pid is reported at its birth, with a pidfd; and all ends if the init pipe hangs up */
     const char *name;    /* of all stages, and the reaper: by it is found who was killed before it was reported; or NULL */

@@ -69,6 +69,7 @@ class Request(NamedTuple):
     uid: int | None = None
     gid: int | None = None
     groups: tuple[int, ...] | None = None
+    orphan: bool = False  # to be nobody's child
 
 
 _NOTHING_MORE = Request()
@@ -116,6 +117,10 @@ NEEDS_LAUNCHER: tuple[tuple[str, _Test], ...] = (
         lambda config, request, joins, facts: facts.children_elsewhere,
     ),
     ("init=True", lambda config, request, joins, facts: config.init),
+    (
+        "the pid 1 that create leaves, which is to be no child of the caller",
+        lambda config, request, joins, facts: request.orphan,
+    ),
     (
         "joining together with a new user and a new pid namespace, which takes one more fork",
         lambda config, request, joins, facts: (

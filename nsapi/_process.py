@@ -91,6 +91,7 @@ class Popen(subprocess.Popen[Any]):
     """
 
     _pidfd = _reaper = -1
+    _orphan = False
     _ends: tuple[int, ...] = (-1,) * 6
     _pipes: Mapping[int, object] = {}
 
@@ -313,6 +314,7 @@ class Popen(subprocess.Popen[Any]):
                 uid=uid,
                 gid=gid,
                 groups=groups,
+                orphan=self._orphan,
             )
             moves, home, there = lent.joins(config), -1, -1
             if facts.children_elsewhere:
@@ -414,6 +416,18 @@ class Popen(subprocess.Popen[Any]):
                     _end_reaper(reaper)
 
 
+class Orphan(Popen):
+    """A program that is no child of this process: nobody waits for it, and it is not ours to reap."""
+
+    _orphan = True
+
+    def disown(self) -> int:
+        """Give the pidfd away, and forget the program."""
+        with self._pidfd_lock:
+            pidfd, self._pidfd, self.returncode = self._pidfd, -1, 0
+        return pidfd
+
+
 def run(
     args: Path | Sequence[Path],
     *,
@@ -476,7 +490,7 @@ def _mission(config: Config, request: _plan.Request, joins: Sequence[Move], fact
 
         mapping = _plan.mapping(config, facts)
         message = _bootstrap.for_launcher(config, facts, mapping)
-        made = _launcher.mission(plan, config, mapping, message, joins=bool(joins))
+        made = _launcher.mission(plan, config, mapping, message, joins=bool(joins), orphan=request.orphan)
     if memo.snapshot == config._snapshot():  # else it has changed since validate, and these steps are of something else
         memo.program = key, made
     return made

@@ -74,13 +74,13 @@ class Target:
                 return -(error.errno or EACCES), None
             if not is_namespace_supported(type):
                 raise unsupported(f"this kernel has no {type.proc_name} namespaces") from None
-            if _is_ready(self.fd):
+            if is_ready(self.fd):
                 return -ESRCH, None
             return -ESRCH, "/proc does not show it: hidden (hidepid), or of another pid namespace than this /proc"
         finally:
             _native.close_cell(directory)
         # Only now is it known that /proc/PID was still the process that the pidfd holds.
-        if _is_ready(self.fd):
+        if is_ready(self.fd):
             _native.close_cell(cell)
             return -ESRCH, None
         return fd, None
@@ -92,7 +92,7 @@ def _open_at(cell: Any, name: str, dir_fd: int) -> int:
     return _native.fill(cell, partial(os.open, dir_fd=dir_fd), name, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _is_ready(fd: int) -> bool:
+def is_ready(fd: int) -> bool:
     """Tell whether *fd* can be read or has hung up: a pidfd, when its process has ended."""
     import select
 
@@ -229,7 +229,7 @@ def _was_reaped(process: Any, pid: int) -> bool:
             return True
     elif _is_a(process, "multiprocessing.process", "BaseProcess"):  # of a fork server it is no child of ours
         try:
-            return _is_ready(process.sentinel)
+            return is_ready(process.sentinel)
         except ValueError:  # multiprocessing.current_process() has none
             return False
     return False

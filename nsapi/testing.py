@@ -85,15 +85,14 @@ def netns() -> Iterator[NamespaceHandle]:
     Gives the NamespaceHandle. Needs CAP_SYS_ADMIN; the test is an error without.
     """
     from nsapi import _marks, _native, _switch
-    from nsapi._config import Config
     from nsapi._errors import NamespaceError, NamespaceRestoreError
-    from nsapi._pin import hold
+    from nsapi._pin import create
 
     depth = len(_switch.thread.me.entered)
     remedy = "\n@pytest.mark.namespace('user', 'net') runs a test inside without; requires_namespace('net') skips it"
     with _marks.failing("netns", NamespaceError, remedy=remedy):
         _native.require()
-        handle = hold(Config.new("net", loopback=True), "net")
+        handle = create("net", loopback=True)
         try:
             handle.__enter__()
         except BaseException:

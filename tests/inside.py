@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing as closing
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any as Any  # for the annotations of bodies
@@ -97,10 +99,10 @@ def only_child(pid: int) -> int:
     return child
 
 
-def drop_all_capabilities() -> None:
-    """Of the calling thread, by the raw system call: capset(2) of version 3."""
+def drop_all_capabilities(*, but: int = 0) -> None:
+    """Of the calling thread, by the raw system call: capset(2) of version 3; but this one of the first 32 stays."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    data = (ctypes.c_uint32 * 6)()
+    data = (ctypes.c_uint32 * 6)(but and 1 << but, but and 1 << but)
     number = {"x86_64": 126, "aarch64": 91}[os.uname().machine]
     assert ctypes.CDLL(None).syscall(number, header, data) == 0
 
@@ -110,8 +112,12 @@ def answer_enosys(*calls: tuple[str, int | None], errnum: int = 38) -> None:
 
     A call is its name and, for ioctl and setns, the request or the types (the second argument).
     """
-    numbers = {"clone3": 435, "close_range": 436, "pidfd_open": 434, "openat2": 437}
-    numbers |= {"x86_64": {"ioctl": 16, "setns": 308}, "aarch64": {"ioctl": 29, "setns": 268}}[os.uname().machine]
+    numbers = {"clone3": 435, "close_range": 436, "pidfd_open": 434, "openat2": 437, "pidfd_getfd": 438}
+    numbers |= {"statmount": 457, "listmount": 458, "listns": 470}
+    numbers |= {
+        "x86_64": {"ioctl": 16, "setns": 308, "statx": 332},
+        "aarch64": {"ioctl": 29, "setns": 268, "statx": 291},
+    }[os.uname().machine]
     program: list[tuple[int, int, int, int]] = []
     for name, request in calls:
         program.append((0x20, 0, 0, 0))  # load the number of the call
@@ -237,6 +243,32 @@ def living(init: int) -> list[str]:
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has just ended
     return found
+
+
+def first_of(inode: int) -> list[int]:
+    """The pid 1 of the pid namespace with this inode, as /proc shows it; empty if it has ended."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            same = os.stat(f"/proc/{name}/ns/pid").st_ino == inode
+            if same and status("NSpid", name).split()[-1] == "1" and status("State", name)[0] not in "ZX":
+                found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+def ends(pidfd: int, seconds: int = 20) -> bool:
+    """Whether the process of this pidfd has ended, or does so now."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def mounted() -> list[str]:
+    """All mounts that this mount namespace has, without their numbers."""
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    return sorted(" ".join(line.split()[3:5]) for line in lines)
 
 
 # ---- functions to be called in other interpreters ----

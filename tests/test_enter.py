@@ -1160,7 +1160,7 @@ def test_enter_takes_every_form_of_target(root: Runner, readable_tmp: pathlib.Pa
         assert answers == [True] * (4 if name in processes else 6), name
 
 
-@pytest.mark.parametrize("target", [1, os.getpid()])
+@pytest.mark.parametrize("target", [1, os.getpid()], ids=["1", "self"])
 def test_a_pid_without_type_is_refused_at_the_call(target: int) -> None:
     """A process has a namespace of each type: TypeError, naming those that can be entered and no others."""
     with pytest.raises(TypeError, match=f"^types: process {target} has .* ipc, uts, net, pid, mnt, cgroup$"):

@@ -75,12 +75,15 @@ def test_every_example_is_tested_here() -> None:
         "asyncio_executor.py",
         "call_inside.py",
         "clone.py",
+        "discover.py",
         "enter_net.py",
         "errors.py",
         "from_config_json.py",
         "handle_to_process.py",
         "ids.py",
         "join_process.py",
+        "ls_json.py",
+        "named.py",
         "process_pool.py",
         "quickstart.py",
         "run_isolated.py",
@@ -207,6 +210,16 @@ def test_without_privilege_they_say_what_is_needed(name: str, users_examples: Ex
     assert re.fullmatch(r"\w+: \[Errno 1\] .*: clone net.* — needs CAP_SYS_ADMIN; .*\n", done.stderr)
 
 
+def test_discover_finds_what_nothing_but_an_fd_holds(examples: Examples) -> None:
+    """It makes such a namespace, finds it, and opens it by what was found."""
+    lines = examples.lines("discover.py")
+    found = next(line for line in lines if ": no process" in line)
+    number = re.match(r"net:\[(\d+)\]: no process, reached by /proc/\d+/fd/\d+", found)
+    assert number is not None
+    assert f"opened again: <NamespaceHandle net:[{number[1]}]>" in lines
+    assert any(re.fullmatch(r"user:\[\d+\] +\d+ processes.*", line) for line in lines)
+
+
 def test_errors_shows_each_kind(examples: Examples) -> None:
     text = "\n".join(examples.lines("errors.py"))
     assert "\n  ValueError\n  hostname: 'mine' needs a uts namespace" in text
@@ -228,6 +241,23 @@ def test_ids_are_looked_up_and_mapped(examples: Examples) -> None:
     assert len(reason) == (1 if "," not in uids else 0)
     assert re.fullmatch(r"0 is \d+ outside, 4000000000 is None", known)
     assert last == "the kernel has them: True"
+
+
+def test_named_keeps_by_a_name_as_root(root: Runner, readable_tmp: Path) -> None:
+    """Where nobody else sees it: /run is its own."""
+    script = 'mount -t tmpfs -o mode=755 none /run && exec "$@"'
+    under = ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh")
+    assert Examples(root, readable_tmp).lines("named.py", *under) == [
+        "kept by: /run/netns/NAME",
+        "inside it is another: True",
+        "still listed: False",
+    ]
+
+
+def test_named_tells_an_ordinary_user_what_he_may(users_examples: Examples) -> None:
+    why, last = users_examples.lines("named.py")
+    assert why.startswith("named: [Errno 1] Operation not permitted: clone net (step 1 of ")
+    assert last == "kept by handles, and joined: True"
 
 
 def test_tests_in_namespaces_pass(examples: Examples) -> None:
@@ -343,3 +373,9 @@ def test_clone(examples: Examples) -> None:
         "pid 1 on inside",
         "exit status 7; the host is still called the same: True",
     ]
+
+
+def test_ls_json_counts(examples: Examples) -> None:
+    lines = [line for line in examples.lines("ls_json.py") if not line.startswith(("not seen: ", "kept by "))]
+    assert lines
+    assert all(re.fullmatch(r"\S+: \d+ net", line) for line in lines)

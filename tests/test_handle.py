@@ -777,12 +777,21 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def refusals(request: pytest.FixtureRequest, folder: str) -> tuple[dict[str, Refusal], Any]:
+def answers() -> dict[str, Any]:
+    """What came in each run: pytest would make a parametrized fixture anew for each of the ways."""
+    return {}
+
+
+@pytest.fixture
+def refusals(request: pytest.FixtureRequest, folder: str, answers: dict[str, Any]) -> tuple[dict[str, Refusal], Any]:
     """What is expected, and what came."""
-    name, _, old_kernel = request.param.partition(", ")
+    run = request.param
+    name, _, old_kernel = run.partition(", ")
     if name == "user" and os.stat("/proc/1").st_uid != 0:
         lacking("a process of another user with pid 1")
-    return RUNS[request.param], request.getfixturevalue(name)(refuse_in_every_way, folder, bool(old_kernel))
+    if run not in answers:
+        answers[run] = request.getfixturevalue(name)(refuse_in_every_way, folder, bool(old_kernel))
+    return RUNS[run], answers[run]
 
 
 @pytest.mark.parametrize(

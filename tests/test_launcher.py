@@ -940,7 +940,7 @@ def test_ctrl_c_at_any_moment_leaves_no_process(root: Runner) -> None:
         new = nsapi.Config.new
         maps = {"uid_mappings": "0:0:1,1:100000:1000", "gid_mappings": "0:0:1,1:100000:1000"}
         config = new("user", "pid", "mnt", init=True, **maps)
-        names = {"hear", "_wait", "_end_reaper", "_reap_started", "_close_all", "_handle_exitstatus", "_listen"}
+        names = {"hear", "_wait", "_end_reaper", "_reap_started", "close_all", "_handle_exitstatus", "_listen"}
         nsapi.run(["true"], config=config)
         wrong: list[Any] = []
         for moment in range(1, 1000):

@@ -628,6 +628,9 @@ LAUNCHER = {
     "starting a program while enter or setns has set the pid namespace of children: it would share our memory in sight of"
     " strangers": Case("", new("uts"), "", facts={"children_elsewhere": True}),
     "init=True": Case("", new("pid", init=True), ""),
+    "the pid 1 that create leaves, which is to be no child of the caller": Case(
+        "", new("pid"), "", request={"orphan": True}
+    ),
     "joining together with a new user and a new pid namespace, which takes one more fork": Case(
         "", new("user", "pid"), "", ("net",)
     ),

@@ -22,7 +22,7 @@ OTHERS = ("darwin", "win32")
 #: The public names that are values and work everywhere. All others are verbs.
 MODEL = """
     Child Config IDMap IDMaps Namespace NamespaceType Namespaces is_namespace_supported namespace_types ns_name TYPE_CHECKING
-    oci NamespaceError NamespaceRestoreError Unsupported
+    oci NamespaceError NamespaceRestoreError Unsupported NamespaceInfo Snapshot
 """.split()
 
 
@@ -161,15 +161,18 @@ def test_elsewhere_every_verb_is_unsupported(elsewhere: Runner) -> None:
             "call": [(len, "x", {"config": each}) for each in configs] + [(len, "x", {"target": 1, "method": "fork"})],
             "clone": [(len, "x"), (len, "x", {"flags": "net"}), (len, "x", {"flags": 1 << 30})],
             "create": [("user",), ("user", {"maps": "auto"})],
+            "discover": [("net",), (["net", "pid"],), (None, {"sources": "fds"})],
             "id_maps": [(each,) for each in ("root", "auto", "identity", 4321, Process())],
             "current": [(each,) for each in nsapi.NamespaceType],
             "enter": [*((target, "net") for target in targets), (4321, "net", "mnt"), (4321, "user"), (4321, "time")],
+            "named": [("net",), ("mnt",)],
             "open": [(target, "net") for target in targets],
             "run": programs,
             "start_initialization": [(len, [])],
             "socket": [(each,) for each in targets],
             "socketpair": [(each,) for each in targets],
             "setns": [(0,), (99, "net"), (-1,), (0, 1 << 30), (File(), "net")],
+            "unpin": [("blue",), ("/a/b", "net")],
             "unshare": [("net",), ("user", "uts"), (1 << 30,)],
             "visit": [(targets, "net"), ([], "mnt"), ([], "user")],
         }

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: MIT
+"""The command ``nsapi``, also ``python -m nsapi``: which subcommand is meant, and how an error ends it."""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Perform the command line; the answer is the exit status. Ends by a signal where the program that was run did."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = False
+    while words[:1] == ["--debug"]:
+        debug = bool(words.pop(0))
+    if sys.platform != "linux":
+        return _fail("nsapi: Linux namespaces need Linux")
+    import signal
+
+    reads = not words or words[0] not in ("pin", "unpin")
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler and reads:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what changes nothing is ended as a C program is
+    if not words or words[0] not in ("run", "enter"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `nsapi ls | head`; a program that is run gets it back anyway
+
+    from nsapi._command import Usage, parse
+
+    try:
+        perform, options = parse(words)
+        debug = debug or options.debug
+        status = perform(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except Usage as usage:
+        return _fail(str(usage), 2)
+    except KeyboardInterrupt:
+        die(signal.SIGINT)
+    except Exception as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        if sys.stdout is not None and isinstance(error, OSError):
+            _give_up_output()
+        return _fail(f"nsapi: {_words(error)}", _status(error))
+
+
+def die(number: int) -> NoReturn:
+    """End by this signal, as the program did: who waits for us shall see what happened to it. No second core is dumped."""
+    import os
+    import resource
+    import signal
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # a pid 1 is not ended by its own signals
+
+
+def _words(error: Exception) -> str:
+    """Say it as other commands do, without "[Errno 2]"."""
+    text = str(error) if error.args else type(error).__name__
+    if isinstance(error, OSError):
+        text = text.removeprefix(f"[Errno {error.errno}] ")
+    elif not isinstance(error, (ValueError, TypeError, KeyError)):
+        text = f"{type(error).__name__}: {text}"
+    return text
+
+
+def _status(error: Exception) -> int:
+    """Tell the exit status: of env(1) and nsenter(1) for a program that cannot be started, else 1."""
+    from errno import ENOENT
+
+    step = getattr(error, "step", None) or ""
+    if not step.startswith("exec ") or step == "exec the launcher":
+        return 2 if isinstance(error, (ValueError, TypeError)) and not isinstance(error, UnicodeError) else 1
+    return 127 if getattr(error, "errno", None) == ENOENT else 126
+
+
+def _fail(text: str, status: int = 1) -> int:
+    from nsapi._screen import escape
+
+    if sys.stderr is not None:
+        try:
+            sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            print(escape(text), file=sys.stderr)  # noqa: T201
+        except OSError:
+            pass  # nobody is left to be told
+    return status
+
+
+def _give_up_output() -> None:
+    """What could not be written would be tried once more at the interpreter's end, and complained about."""
+    import os
+
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: MIT
+"""``nsapi run``, ``enter``, ``pin`` and ``unpin``: options into a Config; the program's signals, stops and end are ours."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from nsapi._command import Usage, split
+from nsapi._config import Config
+from nsapi._fields import CAPABILITY_SETS
+from nsapi._maps import MAP_KINDS
+from nsapi._pin import create, named, new_name
+from nsapi._pin import unpin as _unpin
+from nsapi._target import open
+from nsapi._types import NamespaceType, is_namespace_supported, parse_types
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace as Options
+    from collections.abc import Sequence
+
+
+# ---- words into fields ----
+
+
+def target_of(word: str, type: NamespaceType | None = None) -> int | str:
+    """Tell what a word of the command line points at: a pid, a path, or a name, of *type* or of whichever has it."""
+    if word.isascii() and word.isdecimal():
+        return int(word)
+    if "/" in word:
+        return word
+    for each in [type] if type else [NamespaceType.NET, *NamespaceType]:
+        if each is not NamespaceType.NET or type is None:
+            path = named(each).get(word) if is_namespace_supported(each) else None
+            if path is not None:
+                return path
+    return word
+
+
+def _pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
+    found = {}
+    for word in words or ():
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise Usage(f"nsapi: {option}: {word!r} is not of the form NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _number(option: str, text: str) -> int:
+    if text == "unlimited":
+        return -1
+    try:
+        return int(text)
+    except ValueError:
+        raise Usage(f"nsapi: {option}: {text!r} is no number") from None
+
+
+def _seconds(text: str) -> int | tuple[int, int]:
+    """Read seconds, exactly: a float would lose nanoseconds."""
+    whole, point, rest = text.partition(".")
+    if not point:
+        return _number("--time-offset", whole)
+    if not rest.isdecimal() or len(rest) > 9:
+        raise Usage(f"nsapi: --time-offset: {text!r} is no number of seconds")
+    seconds, nanoseconds = _number("--time-offset", whole or "0"), int(rest.ljust(9, "0"))
+    if text.startswith("-") and nanoseconds:
+        return seconds - 1, 10**9 - nanoseconds
+    return seconds, nanoseconds
+
+
+def _fields_of_namespace(options: Options) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if options.map is not None:
+        if options.uid_map is not None or options.gid_map is not None:
+            raise Usage("nsapi: --map: it is for uids and gids, so --uid-map and --gid-map cannot be beside it")
+        if options.map in MAP_KINDS:
+            fields["maps"] = options.map
+        else:
+            fields["uid_mappings"] = fields["gid_mappings"] = options.map
+    for field, value in (("uid_mappings", options.uid_map), ("gid_mappings", options.gid_map)):
+        if value is not None:
+            fields[field] = value or []
+    for field in ("setgroups", "hostname", "domainname", "propagation"):
+        if getattr(options, field) is not None:
+            fields[field] = getattr(options, field)
+    if options.loopback:
+        fields["loopback"] = True
+    if options.time_offset:
+        offsets = _pairs("--time-offset", options.time_offset)
+        fields["time_offsets"] = {clock: _seconds(text) for clock, text in offsets.items()}
+    if options.sysctl:
+        fields["sysctl"] = _pairs("--sysctl", options.sysctl)
+    return fields
+
+
+def _fields_of_program(options: Options) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for field in ("uid", "gid", "oom_score_adj", "cgroup_path"):
+        if getattr(options, field) is not None:
+            fields[field] = getattr(options, field)
+    if options.no_new_privs:
+        fields["no_new_privs"] = True
+    if options.groups is not None:
+        fields["groups"] = [_number("--groups", each) for each in options.groups.split(",") if options.groups]
+    if options.cap is not None:
+        names = [_capability(each) for each in options.cap.split(",") if options.cap]
+        fields["capabilities"] = dict.fromkeys(CAPABILITY_SETS, names)
+    if options.rlimit:
+        limits = _pairs("--rlimit", options.rlimit)
+        fields["rlimits"] = {_prefixed(name, "RLIMIT_"): _limit(text) for name, text in limits.items()}
+    if options.parent_death_signal is not None:
+        fields["parent_death_signal"] = _signal(options.parent_death_signal)
+    return fields
+
+
+def _prefixed(word: str, prefix: str) -> str:
+    word = word.upper()
+    return word if word.startswith(prefix) else prefix + word
+
+
+def _capability(word: str) -> str:
+    return _prefixed(word, "CAP_")
+
+
+def _limit(text: str) -> tuple[int, int]:
+    soft, _, hard = text.partition(":")
+    return _number("--rlimit", soft), _number("--rlimit", hard or soft)
+
+
+def _signal(word: str) -> int:
+    if word.isdecimal():
+        return int(word)
+    try:
+        return signal.Signals[_prefixed(word, "SIG")]
+    except KeyError:
+        raise Usage(f"nsapi: --parent-death-signal: {word!r} is no signal, as KILL or 15") from None
+
+
+def _types(words: Sequence[str]) -> tuple[NamespaceType, ...]:
+    return tuple(parse_types(split(words)))
+
+
+# ---- run, enter ----
+
+
+def run(options: Options) -> int:
+    """Run a program in new namespaces, joined ones, or both."""
+    if not options.new and not options.join:
+        raise Usage("nsapi run: neither --new nor --join is given: nothing is run outside by mistake")
+    fields = {**_fields_of_namespace(options), **_fields_of_program(options)}
+    if options.init:
+        fields["init"] = True
+    if options.keep_proc:
+        fields["mounts"] = []
+    whole = []
+    for word in options.join or ():
+        types, equals, target = word.partition("=")
+        if not equals or "/" in types:
+            whole.append(target_of(word))
+            continue
+        for each in _types([types]):
+            if each.proc_name in fields:
+                raise Usage(f"nsapi run: --join: {each.proc_name} is joined twice")
+            fields[each.proc_name] = target_of(target, each)
+    if len(whole) > 1:
+        raise Usage("nsapi run: --join: only one can be without its types; name them, as net=4321")
+    if whole:
+        config = _join(whole[0], (), namespaces=_types(options.new or ()), **fields)
+    else:
+        config = Config.new(*_types(options.new or ()), **fields)
+    return _perform(options, config)
+
+
+def enter(options: Options) -> int:
+    """Run a program where another process is."""
+    types = _types(options.types)
+    target = target_of(options.target, types[0] if len(types) == 1 else None)
+    return _perform(options, _join(target, types, **_fields_of_program(options)))
+
+
+def _join(target: int | str, types: tuple[NamespaceType, ...], **fields: Any) -> Config:
+    if isinstance(target, str) and not types and "/" in target:
+        handle = open(target)
+        types = (handle.type,)
+        handle.close()
+    return Config.join(target, *types, **fields)
+
+
+def _perform(options: Options, config: Config) -> int:
+    from nsapi.__main__ import die
+
+    argv = options.argv or [os.environ.get("SHELL") or "/bin/sh"]
+    status = _wait(argv, config, options.cwd)
+    return status if status >= 0 else die(-status)
+
+
+#: What a terminal sends to all of its foreground processes, so to the program as well.
+_OF_TERMINAL = frozenset(
+    (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGHUP, signal.SIGWINCH)
+    if os.name == "posix"
+    else ()
+)
+#: What is never handed on: it cannot be caught, or is about this process alone.
+_OWN = frozenset("SIGKILL SIGSTOP SIGCONT SIGCHLD SIGSEGV SIGBUS SIGFPE SIGILL SIGTRAP SIGABRT SIGSYS SIGPIPE".split())
+
+
+def _wait(argv: Sequence[str], config: Config, cwd: str | None) -> int:
+    """Start the program, and be what it is to whoever looks at us: signals go to it, its stops and its end are ours.
+
+    From before it starts until it has, signals are kept; then they are waited for, because only so the kernel tells whose
+    they are: what a terminal sends has gone to the program already.
+    """
+    from nsapi.__main__ import die
+    from nsapi._process import Popen
+
+    caught: list[int] = []
+    own = {getattr(signal, name) for name in _OWN}
+    passed = {each for each in signal.valid_signals() - own if signal.getsignal(each) != signal.SIG_IGN}
+    before = {each: signal.signal(each, lambda number, _: caught.append(number)) for each in passed}
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, there would be no status
+    try:
+        process = Popen(argv, config=config, cwd=cwd, close_fds=False)
+    except BaseException:
+        for each, handler in before.items():
+            signal.signal(each, handler if handler is not None else signal.SIG_DFL)
+        if caught:
+            die(caught[0])
+        raise
+    waited = {*passed, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+    for number in caught:
+        process.send_signal(number)
+    while process.poll() is None:
+        if os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is not None:
+            os.kill(os.getpid(), signal.SIGSTOP)  # until the shell says `fg`
+            process.send_signal(signal.SIGCONT)
+        told = signal.sigwaitinfo(waited)
+        if told.si_signo != signal.SIGCHLD and not (told.si_code > 0 and told.si_signo in _OF_TERMINAL):
+            process.send_signal(told.si_signo)
+    return int(process.wait())
+
+
+# ---- pin, unpin ----
+
+
+def pin(options: Options) -> int:
+    """Keep a namespace by a file."""
+    type = NamespaceType.parse(options.type)
+    is_path = "/" in options.name
+    fields = _fields_of_namespace(options)
+    if options.cgroup_path is not None:
+        fields["cgroup_path"] = options.cgroup_path
+    if options.owner is not None:
+        fields["user"] = target_of(options.owner, NamespaceType.USER)
+    if options.source is None:
+        create(type, **{"path" if is_path else "name": options.name}, **fields).close()
+        return 0
+    if fields:
+        raise Usage("nsapi pin: --from keeps a namespace as it is: no other option can be beside it")
+    handle = open(target_of(options.source, type), type)
+    try:
+        if is_path:
+            handle.pin(options.name)
+        else:
+            handle._keep(new_name(type, options.name))
+    finally:
+        handle.close()
+    return 0
+
+
+def unpin(options: Options) -> int:
+    """Take away the file that keeps a namespace."""
+    _unpin(options.name, options.type)
+    return 0

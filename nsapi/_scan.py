@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT
+"""What ``_scan.c`` sees of all namespaces there are: ints and bytes, as ``_native`` has them of the rest of the C core."""
+
+from __future__ import annotations
+
+from errno import ERANGE
+
+from nsapi._errors import NamespaceError
+from nsapi._native import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    #: type (CLONE_NEW*), device, inode, id or 0, inodes of owner and parent or 0, uid of who made it or -1, nsid or -1
+    Facts = tuple[int, int, int, int, int, int, int, int]
+
+#: The uint32 of a task: pid, tid, then an inode number for each name; and of a link: pid, fd, inode, source.
+TASK_WIDTH, LINK_WIDTH = 12, 4
+
+
+def _rows(array: Any, width: int) -> bytes:
+    return bytes(ffi.buffer(ffi.cast("char *", array.rows), 4 * width * array.count)) if array.count else b""
+
+
+def scan_proc(
+    proc: int, names: Sequence[str | None], bits: int, device: int
+) -> tuple[list[bytes], tuple[list[int], list[int], list[int]]]:
+    """Walk the procfs directory *proc*, reading these files below /proc/PID/ns; NamespaceError if it cannot be complete.
+
+    Gives rows of uint32 for processes, threads and links; and what was skipped by source: ended, denied, failed.
+    """
+    raw = ffi.gc(ffi.new("nsapi_scan *"), lib.nsapi_scan_free)
+    kept = [ffi.NULL if name is None else ffi.new("char[]", name.encode()) for name in names]
+    result = int(lib.nsapi_scan_proc(proc, ffi.new("char *[]", kept), bits, device, raw))
+    if result < 0:
+        raise NamespaceError(-result, None, "/proc", step="scan /proc")
+    rows = (raw.processes, TASK_WIDTH), (raw.threads, TASK_WIDTH), (raw.links, LINK_WIDTH)
+    return [_rows(*each) for each in rows], (list(raw.gone), list(raw.denied), list(raw.failed))
+
+
+def describe(fd: int, route: int) -> Facts:
+    """Ask a namespace about itself and its relatives; NamespaceError where that cannot be, or there are no fds."""
+    raw = ffi.new("nsapi_facts *")
+    result = int(lib.nsapi_describe(fd, route, raw))
+    if result < 0:
+        raise NamespaceError(-result, None, f"fd {fd}", step="describe a namespace")
+    return raw.type, raw.device, raw.inode, raw.id, raw.owner, raw.parent, raw.owner_uid, raw.nsid
+
+
+def route_socket() -> int:
+    """Open a socket of rtnetlink(7) in the caller's net namespace; that, or -errno."""
+    return int(lib.nsapi_route_socket())
+
+
+def open_by_id(id: int, type: int, inode: int) -> int:
+    """Open a namespace by what it is (Linux 6.18); that, or -errno."""
+    return int(lib.nsapi_open_by_id(id, type, inode))
+
+
+def list_ids(types: int) -> list[int] | None:
+    """List the ids of all namespaces of *types* that the caller may see, by listns(2); None before Linux 6.19."""
+    page = ffi.new("uint64_t[]", 512)
+    found: list[int] = []
+    while True:
+        count = int(lib.nsapi_list_ids(found[-1] if found else 0, types, page, len(page)))
+        if count < 0:
+            return None
+        found += page[0:count]
+        if count < len(page):
+            return found
+
+
+def mount_namespace_beside(fd: int, *, previous: bool) -> int:
+    """Open the mount namespace that is the next or previous in the kernel's list (Linux 6.13); that, or -errno."""
+    return int(lib.nsapi_mount_namespace_beside(fd, previous))
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """Copy an fd of another process; that, or -errno."""
+    return int(lib.nsapi_pidfd_getfd(pidfd, fd))
+
+
+def inode_on(device: int, fd: int) -> int:
+    """Tell the inode number of what *fd* is on, if it is on *device*, else 0; no file server is asked."""
+    return int(lib.nsapi_inode_on(device, fd))
+
+
+def open_mount_point(dir: int, path: bytes, device: int) -> int:
+    """Open *path*, O_PATH, with *dir* as its root, if it is on *device*; no file server is asked. That, or -errno."""
+    return int(lib.nsapi_open_mount_point(dir, path, device))
+
+
+def nsfs_mounts(id: int) -> list[bytes] | int:
+    """List the mounts of namespaces in the mount namespace *id*: text and mount point by turns; or -errno (Linux 6.11)."""
+    room = 1 << 16
+    while True:
+        buffer = ffi.new("char[]", room)
+        used = int(lib.nsapi_nsfs_mounts(id, buffer, room))
+        if used >= 0:
+            return bytes(ffi.buffer(buffer, used)).split(b"\0")[:-1]
+        if used != -ERANGE:
+            return used
+        room *= 4

@@ -1,0 +1,580 @@
+"""discover finds every namespace, whatever keeps it alive, and what it finds can be opened; it disturbs nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import inspect
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Runner, tool
+from inside import (
+    PYTHON,
+    answer_enosys,
+    drop_all_capabilities,
+    everything,
+    failure,
+    fds,
+    next_pid,
+    only_child,
+    ready,
+    same_id,
+    status,
+    unshared,
+)
+
+import nsapi
+from nsapi._tasks import SOURCES
+
+#: Alone with one's own processes: what else the host does cannot be seen.
+ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+def alone(runner: Runner) -> tuple[str, ...]:
+    """The same for an ordinary user, who stays one: in a user namespace that maps himself alone, and without privilege."""
+    return ALONE if runner.name == "root" else (*ALONE, "--map-current-user")
+
+
+# ---- the same as lsns ----
+
+
+def test_finds_what_lsns_finds(anyone: Runner) -> None:
+    """No namespace of lsns is missing, and each has as many processes, the same first of them, and the same uid."""
+
+    def body() -> list[Any]:
+        user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        lsns = ["lsns", "--json", "--output", "NS,TYPE,NPROCS,PID,UID"]
+        with (
+            unshared(*user, "--net", "--uts"),
+            unshared("--user", "--map-root-user", "--ipc"),
+            unshared(*user, "--pid", "--fork"),
+        ):
+            listed = subprocess.run(lsns, capture_output=True, text=True, check=True)
+            snapshot = nsapi.discover()
+            ours = []
+            for each in snapshot:
+                if each.nprocs:
+                    first = snapshot.process(each.pids[0])
+                    assert first is not None
+                    ours.append([each.type.proc_name, each.id[1], each.nprocs, first.pid, first.uid])
+        own = [each.id[1] for each in snapshot.of(os.getpid())]
+        theirs = [
+            # lsns counts itself, which ended before us
+            [row["type"], row["ns"], row["nprocs"] - (row["ns"] in own), row["pid"], row["uid"]]
+            for row in json.loads(listed.stdout)["namespaces"]
+        ]
+        return [sorted(theirs), sorted(ours)]
+
+    tool("lsns")
+    theirs, ours = anyone(body, under=alone(anyone))
+    assert theirs == ours
+    assert len(ours) >= 13
+
+
+# ---- what is kept alive by one thing only ----
+
+#: What keeps it, by which source it is found, of which type it is, and who can hold it so.
+HOLDERS = [
+    ("process", "processes", "net"),
+    ("thread", "threads", "uts"),
+    ("child", "children", "time"),
+    ("fd", "fds", "net"),
+    ("fd of a mounted file", "fds", "uts"),
+    ("socket", "sockets", "net"),
+    ("mount", "mounts", "uts"),
+    ("mount elsewhere", "mounts", "uts"),
+    ("mount of nobody's", "mounts", "uts"),
+    ("grandchild", "ancestors", "user"),
+]
+#: These need privilege over one's own mount namespace, or to go into another.
+ROOT_ONLY = ("mount", "mount of nobody's", "fd of a mounted file")
+
+
+def holding(kind: str, folder: str, find: Any) -> Any:
+    """Make a namespace that one thing alone keeps alive; then look for it."""
+    own_user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    unshare = ["unshare", *own_user]
+    say = "print('ready', flush=True); time.sleep(1000)"
+    python = "import ctypes, os, socket, sys, threading, time\nlibc = ctypes.CDLL(None)\n"
+    if kind in ("process", "fd"):
+        with unshared(*own_user, "--net") as process:
+            handle = nsapi.open(process, "net")
+            if kind == "process":
+                handle.close()
+                return find(handle.id, process.pid)
+        result = find(handle.id, os.getpid())
+        handle.close()
+        return result
+    if kind == "thread":
+        go = "def go():\n assert libc.unshare(0x04000000) == 0\n print('ready', flush=True)\n time.sleep(1000)\n"
+        with ready(*unshare, *PYTHON, python + go + "threading.Thread(target=go).start()") as process:
+            (tid,) = (int(each) for each in os.listdir(f"/proc/{process.pid}/task") if int(each) != process.pid)
+            return find(same_id(f"/proc/{process.pid}/task/{tid}/ns/uts"), [process.pid, tid])
+    if kind == "child":
+        with ready(*unshare, *PYTHON, python + "assert libc.unshare(0x80) == 0\n" + say) as process:
+            return find(same_id(f"/proc/{process.pid}/ns/time_for_children"), process.pid)
+    if kind == "socket":
+        ours, theirs = socket.socketpair()
+        send = "s = socket.socket(); socket.send_fds(socket.socket(fileno=int(sys.argv[1])), [b'x'], [s.fileno()])\n"
+        command = [*unshare, "--net", *PYTHON, python + send + say, str(theirs.fileno())]
+        with subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE) as process:
+            _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+            id = same_id(f"/proc/{process.pid}/ns/net")
+            process.kill()
+        for each in (ours, theirs):
+            each.close()
+        result = find(id, os.getpid())
+        os.close(fd)
+        return result
+    if kind in ("mount", "fd of a mounted file"):
+        path = f'{folder}/a name\\with "signs"\n'
+        pathlib.Path(path).touch()
+        with unshared("--uts") as process:
+            subprocess.run(["mount", "--bind", f"/proc/{process.pid}/ns/uts", path], check=True)
+        id = same_id(path)
+        if kind == "mount":
+            return find(id, path)
+        fd = os.open(path, os.O_RDONLY)
+        subprocess.run(["umount", "--lazy", path], check=True)
+        return find(id, fd)
+    if "mount" in kind:
+        # Its mounts are its own; a tmpfs, since the folder may be somebody else's.
+        script = f"mount --make-rprivate / && mount -t tmpfs none {folder} && touch {folder}/x && cd {folder} &&"
+        script += " unshare --uts sh -c 'mount --bind /proc/self/ns/uts x && readlink /proc/self/ns/uts >text' &&"
+        script += " echo ready && exec sleep 1000"
+        with ready(*unshare, "--mount", "sh", "-c", script) as process:
+            inode = pathlib.Path(f"/proc/{process.pid}/root/{folder}/text").read_text().strip()[5:-1]
+            id = [os.stat("/proc/self/ns/uts").st_dev, int(inode)]
+            mnt = nsapi.open(process, "mnt")
+            if kind == "mount elsewhere":
+                mnt.close()
+                return find(id, f"{folder}/x")
+        result = find(id, f"{folder}/x")
+        mnt.close()
+        return result
+    assert kind == "grandchild"
+    nested = ["unshare", "--user", "--map-root-user", "unshare", "--user", "sh", "-c", "echo ready; exec sleep 1000"]
+    with ready(*nested) as process:
+        with contextlib.closing(nsapi.open(process, "user")) as handle:
+            assert handle.owner is not None
+            ids = handle.owner.id, handle.id
+        return find(*ids)
+
+
+@pytest.fixture
+def holder(anyone: Runner) -> Runner:
+    """Runs a body that knows the function above."""
+    prelude = f"{anyone.prelude}\nimport contextlib\n{inspect.getsource(holding)}"
+    return Runner(anyone.name, anyone.python, anyone.prefix, prelude, anyone.library)
+
+
+@pytest.mark.parametrize(("kind", "source", "type"), HOLDERS, ids=[row[0] for row in HOLDERS])
+def test_finds_what_one_thing_keeps_alive(
+    holder: Runner, readable_tmp: Path, kind: str, source: str, type: str
+) -> None:
+    """It is found by that source, not without it, and can be opened; no thread has moved, nothing is left open."""
+
+    def body(kind: str, source: str, type: str, folder: str) -> Any:
+        def find(id: Any, what: Any) -> Any:
+            id = tuple(id)
+            nsapi.discover(type)  # what is loaded once
+            before = everything()
+            snapshot = nsapi.discover()
+            info = snapshot[id]
+            with contextlib.closing(info.open()) as handle:
+                opened = [handle.type.proc_name, list(handle.id) == list(id), handle.ns_id == info.ns_id]
+            others = [each for each in snapshot.sources if each != source]
+            without = id in nsapi.discover(sources=others)
+            narrow = nsapi.discover(type)
+            return {
+                "type": info.type.proc_name,
+                "opened": opened,
+                "found without it": without,
+                "found among its type": id in narrow and narrow[id].references == info.references,
+                "only its type": {each.type.proc_name for each in narrow} == {type},
+                "persistent": info in snapshot.persistent(),
+                "changed": [key for key, value in everything().items() if value != before[key]],
+                "owner": info.owner is not None and info.owner.type.proc_name == "user",
+                "told": {
+                    "process": lambda: list(info.members) == [what] and info.references[0] == f"/proc/{what}/ns/net",
+                    "thread": lambda: [list(each) for each in info.threads] == [what],
+                    "child": lambda: info.references == (f"/proc/{what}/ns/time_for_children",),
+                    "fd": lambda: any(ref.startswith(f"/proc/{what}/fd/") for ref in info.references),
+                    "fd of a mounted file": lambda: f"/proc/{os.getpid()}/fd/{what}" in info.references,
+                    "socket": lambda: any("socket" in ref and f"process {what}" in ref for ref in info.references),
+                    "mount": lambda: [(pin.path, pin.here) for pin in info.pinned] == [(what, True)],
+                    "mount elsewhere": lambda: [(pin.path, pin.here) for pin in info.pinned] == [(what, False)],
+                    "mount of nobody's": lambda: [(pin.path, pin.here) for pin in info.pinned] == [(what, False)],
+                    "grandchild": lambda: (
+                        [each.id for each in info.children] == [what] and info.owner_uid == os.getuid()
+                    ),
+                }[kind](),
+            }
+
+        return holding(kind, folder, find)
+
+    if kind in ROOT_ONLY and holder.name == "user":
+        pytest.skip("needs privilege over a mount namespace: an ordinary user has none over his own")
+    under = alone(holder)
+    assert holder(body, kind, source, type, str(readable_tmp), under=under) == {
+        "type": type,
+        "opened": [type, True, True],
+        "found without it": False,
+        "found among its type": True,
+        "only its type": True,
+        "persistent": kind not in ("process", "thread"),
+        "changed": [],
+        "owner": True,
+        "told": True,
+    }
+
+
+# ---- what may not or cannot be looked at ----
+
+
+def test_nothing_is_unseen_by_who_may_see_all(root: Runner) -> None:
+    """Root, alone with his own processes, sees everything and is told so."""
+
+    def body() -> Any:
+        with unshared("--net"):
+            snapshot = nsapi.discover()
+        # What has processes is reached by these, and nothing of the search is among what was found.
+        others = [ref for each in snapshot if each.nprocs for ref in each.references if "/ns/" not in ref]
+        others += [ref for each in snapshot for ref in each.references if "for_children" in ref]
+        return [dict(snapshot.skipped), list(snapshot.unseen), list(snapshot.sources), others]
+
+    sources = ["processes", "threads", "children", "fds", "sockets", "mounts", "ancestors"]
+    assert root(body, under=ALONE) == [{}, [], sources, []]
+
+
+def test_others_processes_are_counted_not_fatal(user: Runner, root: Runner) -> None:
+    """An ordinary user finds his own, and is told how much he could not see, and what it would take."""
+
+    def body() -> Any:
+        snapshot = nsapi.discover()
+        denied = snapshot.skipped["processes"]["denied"]
+        return [denied > 0, [str(denied) in text and "CAP_SYS_PTRACE" in text for text in snapshot.unseen][:1]]
+
+    assert user(body) == [True, [True]]
+
+
+def test_mounts_that_may_not_be_seen_are_told_of(root: Runner) -> None:
+    """With CAP_SYS_ADMIN gone, another's mount namespace is looked at by mountinfo; what that cannot, is told."""
+
+    def body() -> Any:
+        with unshared("--mount") as process:
+            mnt = tuple(same_id(f"/proc/{process.pid}/ns/mnt"))
+            drop_all_capabilities(but=19)  # CAP_SYS_PTRACE
+            ours = nsapi.discover("mnt")
+            # Now that nobody is in it, its mounts are seen by nobody without CAP_SYS_ADMIN.
+            fd = os.open(f"/proc/{process.pid}/ns/mnt", os.O_RDONLY)
+        theirs = nsapi.discover("mnt")
+        os.close(fd)
+        return [
+            [mnt in ours, "mounts" in ours.skipped],
+            [mnt in theirs, dict(theirs.skipped).get("mounts"), ["CAP_SYS_ADMIN" in text for text in theirs.unseen]],
+        ]
+
+    assert root(body, under=ALONE) == [[True, False], [True, {"denied": 1}, [True]]]
+
+
+def test_processes_that_end_meanwhile_are_no_error(anyone: Runner) -> None:
+    """Whoever comes and goes while it looks, it answers, and leaves nothing."""
+
+    def body() -> Any:
+        over = threading.Event()
+
+        def churn() -> None:
+            while not over.is_set():
+                command = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "true"]
+                subprocess.run(command, check=True)
+
+        threads = [threading.Thread(target=churn) for _ in range(2)]
+        for each in threads:
+            each.start()
+        try:
+            own = {nsapi.discover().of(os.getpid()) for _ in range(30)}
+        finally:
+            over.set()
+            for each in threads:
+                each.join()
+        return [len(own), len(own.pop()), sorted(fds()) == sorted({0, 1, 2} & set(fds()))]
+
+    assert anyone(body, under=alone(anyone)) == [1, 8, True]
+
+
+def test_many_threads_look_at_once(anyone: Runner) -> None:
+    """Each gets the whole answer, also one that is elsewhere itself, which is then found as a thread; nobody has moved."""
+
+    def body() -> Any:
+        first = threading.Thread(target=nsapi.discover)  # from here on the C library catches a signal of its own
+        first.start()
+        first.join()
+        while len(os.listdir("/proc/self/task")) > 1:
+            pass
+        before = everything()
+        answers: list[Any] = []
+
+        def look(*, elsewhere: bool) -> None:
+            if elsewhere:
+                nsapi.unshare("uts")
+            for _ in range(5):
+                snapshot = nsapi.discover("uts")
+                mine: Any = tuple(same_id("/proc/thread-self/ns/uts"))
+                tids = [thread.tid for thread in snapshot[mine].threads]
+                answers.append(mine in snapshot and elsewhere == (threading.get_native_id() in tids))
+
+        away = [False, False, os.geteuid() == 0]
+        threads = [threading.Thread(target=look, kwargs={"elsewhere": each}) for each in away]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        while len(os.listdir("/proc/self/task")) > 1:  # Python has joined them, the kernel is about to
+            pass
+        return [answers.count(True), [key for key, value in everything().items() if value != before[key]]]
+
+    assert anyone(body, under=alone(anyone)) == [15, []]
+
+
+@pytest.mark.parametrize("sources", [SOURCES, ["mounts"], ["processes", "ancestors"]], ids=["all", "mounts", "some"])
+def test_no_free_fds_is_an_error(root: Runner, sources: list[str]) -> None:
+    """With too few fds the answer would lack things: it is EMFILE, at every number, until one suffices."""
+
+    def body(sources: list[str]) -> Any:
+        import resource
+
+        with unshared("--user", "--map-root-user", "--net", "--mount"):
+            whole = [each.id for each in nsapi.discover(sources=sources)]
+            before = fds()
+            answers = []
+            for free in range(30):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + free, 1 << 10))
+                try:
+                    answers.append([each.id for each in nsapi.discover(sources=sources)] == whole)
+                except nsapi.NamespaceError as error:
+                    answers.append(error.errno == errno.EMFILE)
+            return [answers, fds() == before]
+
+    assert root(body, sources, under=ALONE) == [[True] * 30, True]
+
+
+def test_a_false_proc_is_refused(root: Runner) -> None:
+    """What is no procfs says nothing about processes."""
+
+    def body() -> Any:
+        nsapi.discover()
+        subprocess.run(["mount", "-t", "tmpfs", "none", "/proc"], check=True)
+        covered = failure(nsapi.discover)
+        return [covered["errno"], covered["step"], covered["hint"]]
+
+    errnum, step, why = root(body, under=("unshare", "--mount"))
+    assert (errnum, step) == (errno.EXDEV, "open /proc")
+    assert "mounted over /proc" in why
+
+
+# ---- older kernels ----
+
+#: What Linux 5.10 lacks, as answers of a seccomp filter: the calls, and the requests of ioctl.
+OLD = [["statmount", None], ["listmount", None], ["listns", None], ["pidfd_getfd", None]]
+OLD_IOCTLS = [["ioctl", 0x8008B70D], ["ioctl", 0x8008B705], ["ioctl", 0x8010B70B], ["ioctl", 0x8010B70C]]
+
+
+def test_an_older_kernel_shows_the_same(root: Runner) -> None:
+    """Without statmount and ids, mountinfo tells of the mounts, and records are opened by what leads to them."""
+
+    def body(calls: Any, requests: Any) -> Any:
+        folder = "/run"
+        script = f"mount --make-rprivate / && mount -t tmpfs none {folder} && touch {folder}/x '{folder}/a b' &&"
+        script += f" unshare --uts mount --bind /proc/self/ns/uts '{folder}/a b' && echo ready && exec sleep 1000"
+        with ready("unshare", "--mount", "sh", "-c", script), unshared("--net") as process:
+            pathlib.Path("/run/y").touch()
+            subprocess.run(["mount", "--bind", f"/proc/{process.pid}/ns/net", "/run/y"], check=True)
+            new = nsapi.discover()
+            answer_enosys(*map(tuple, calls))
+            answer_enosys(*map(tuple, requests), errnum=25)
+            old = nsapi.discover()
+            facts = [
+                [[each.id, each.pinned, each.owner_id, list(each.pids)] for each in snapshot] for snapshot in (new, old)
+            ]
+            for each in old:
+                each.open().close()
+        pins = sorted(pin.path for each in old for pin in each.pinned)
+        return [facts[0] == facts[1], pins, {each.ns_id for each in old} == {None}, fds() == {}]
+
+    same, pins, no_ids, _ = root(
+        body, OLD, OLD_IOCTLS, under=(*ALONE, "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")
+    )
+    assert same
+    assert pins == ["/run/a b", "/run/y"]
+    assert no_ids
+
+
+def test_listns_agrees_with_the_walk(root: Runner) -> None:
+    """Where the kernel lists namespaces itself, the walk finds them all the same."""
+
+    def body() -> Any:
+        from nsapi import _scan
+
+        with unshared("--net"):
+            ids = _scan.list_ids(0)
+            return ids if ids is None else sorted(set(ids) - {each.ns_id for each in nsapi.discover()})
+
+    missing = root(body, under=ALONE)
+    if missing is None:
+        pytest.skip("needs listns(2), Linux 6.19")
+    assert missing == []
+
+
+# ---- facts about one ----
+
+
+def test_number_and_name_of_a_net_namespace(root: Runner, readable_tmp: Path) -> None:
+    """What ip netns calls it, by name and by number, is told."""
+
+    def body() -> Any:
+        for command in ("add blue", "set blue 7", "add red"):
+            subprocess.run(["ip", "netns", *command.split()], check=True)
+        snapshot = nsapi.discover("net")
+        found = {pin.path: each.nsid for each in snapshot for pin in each.pinned if pin.here}
+        return [found, [each.nsid for each in snapshot.of(os.getpid())]]
+
+    tool("ip")
+    under = (*ALONE, "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")
+    assert root(body, under=under) == [{"/run/netns/blue": 7, "/run/netns/red": None}, [None]]
+
+
+def test_what_is_gone_is_not_opened(root: Runner) -> None:
+    """Neither where everything has ended, nor where the pid is another's now; with ids of the kernel's and without."""
+
+    def body(requests: Any) -> Any:
+        answers: list[Any] = []
+        for filtered in (False, True):
+            if filtered:
+                answer_enosys(*map(tuple, requests), errnum=25)
+            with unshared("--net") as process:
+                (found,) = [each for each in nsapi.discover("net") if process.pid in each.pids]
+            answers.append(failure(found.open))
+            next_pid(process.pid)
+            with unshared("--net") as other:
+                answers.append([other.pid == process.pid, failure(found.open)["errno"]])
+        return answers
+
+    first, again, without, again_without = root(body, OLD_IOCTLS, under=ALONE)
+    for each in (first, without):
+        assert each["errno"] == errno.ENOENT
+        assert "FileNotFoundError" in each["classes"]
+        assert "gone" in each["hint"]
+    assert again == again_without == [True, errno.ENOENT]
+
+
+def test_what_stands_there_now_is_not_touched(anyone: Runner) -> None:
+    """Where an fd's number is that of a pipe by now, nobody opens that, and no other namespace is taken for the one."""
+
+    def body(requests: Any) -> Any:
+        with unshared("--user", "--map-root-user", "--net") as process:
+            fd = os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY)
+        id = os.fstat(fd).st_dev, os.fstat(fd).st_ino
+        info = nsapi.discover("net")[id]
+        answer_enosys(*map(tuple, requests), errnum=25)
+        answers = []
+        waiting, _ = os.pipe()
+        for other in (waiting, os.open("/proc/self/ns/net", os.O_RDONLY), os.open("/proc/self/ns/uts", os.O_RDONLY)):
+            os.dup2(other, fd)
+            answers.append([info.references == (f"/proc/{os.getpid()}/fd/{fd}",), failure(info.open)["errno"]])
+        return answers
+
+    assert anyone(body, OLD_IOCTLS, under=alone(anyone)) == [[True, errno.ENOENT]] * 3
+
+
+def test_leaders_come_first(root: Runner) -> None:
+    """A leader is a member whose parent is none; the others follow, ascending."""
+
+    def body() -> Any:
+        script = "sleep 1000 & sleep 1000 & echo ready; wait"
+        with ready("unshare", "--uts", "sh", "-c", script) as process:
+            (info,) = [each for each in nsapi.discover("uts") if process.pid in each.pids]
+            kids = [pid for pid in info.pids if pid != process.pid]
+            result: list[Any] = [info.leaders == (process.pid,), info.members == (process.pid, *kids), info.nprocs]
+            shown = nsapi.discover().process(process.pid)
+            assert shown is not None
+            result.append([shown.ppid == os.getpid(), shown.name, shown.command.startswith("sh -c sleep 1000 &")])
+        return result
+
+    assert root(body, under=ALONE) == [True, True, 3, [True, "sh", True]]
+
+
+def test_translates_pids_as_the_kernel_does(root: Runner) -> None:
+    """Between a pid namespace, one inside it, and back; not to one that cannot see the process."""
+
+    def body() -> Any:
+        nested = "unshare --pid --fork --kill-child sh -c 'echo ready; exec sleep 1000'"
+        with ready("unshare", "--pid", "--fork", "--kill-child", "sh", "-c", nested) as process:
+            outer = only_child(process.pid)
+            snapshot = nsapi.discover("pid")
+            (here,) = snapshot.of(os.getpid())
+            (a,) = snapshot.of(outer)
+            (b,) = a.children
+            (inner,) = b.pids
+            names = [list(map(int, status("NSpid", pid).split())) for pid in (outer, inner)]
+            move = snapshot.translate_pid
+            return [
+                [
+                    b.parent == a,
+                    a.parent == here,
+                    [each.id for _, each in snapshot.tree("parent")[0].walk()] == [here.id, a.id, b.id],
+                ],
+                [move(inner, here, b) == names[1][-1], move(inner, here, a) == names[1][1]],
+                [move(names[1][-1], b, here) == inner, move(names[1][1], a, b) == names[1][-1]],
+                [move(outer, here, b), move(99999, here, a), move(os.getpid(), here, here) == os.getpid()],
+            ]
+
+    assert root(body, under=ALONE) == [[True] * 3, [True] * 2, [True] * 2, [None, None, True]]
+
+
+# ---- arguments ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"types": "nets"}, ValueError, "type: 'nets' is no namespace type"),
+        ({"types": ["net", "net"]}, ValueError, "types: one is given twice"),
+        ({"types": []}, ValueError, "types: none is named"),
+        ({"types": 7}, TypeError, "types: 7 is no namespace type and no iterable of them"),
+        ({"types": [7]}, TypeError, "types: [7] is no namespace type"),
+        ({"sources": "process"}, ValueError, "sources: 'process' is none of processes, threads"),
+        ({"sources": ["fds", "FDS"]}, ValueError, "sources: 'FDS' is none of"),
+        ({"sources": ()}, ValueError, "sources: none is named"),
+        ({"sources": 7}, TypeError, "sources: 7 is no word"),
+        ({"sources": [["fds"]]}, TypeError, "sources: [['fds']] is no word"),
+    ],
+)
+def test_other_words_are_refused(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+    """Before anything is looked at, and naming what there is."""
+    with pytest.raises(error, match=re.escape(text)):
+        nsapi.discover(**arguments)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_each_source_alone_answers(root: Runner, source: str) -> None:
+    """Each finds no more than all together; alone, some need what they are to be found by, and say so by finding less."""
+
+    def body(source: str) -> Any:
+        with unshared("--net"):
+            everything = {each.id for each in nsapi.discover()}
+            found = {each.id for each in nsapi.discover(sources=source)}
+            return [found <= everything, len(found)]
+
+    within, count = root(body, source, under=ALONE)
+    assert within
+    assert count == {"processes": 9, "children": 2, "mounts": 1}.get(source, 0)

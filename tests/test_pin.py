@@ -1,0 +1,850 @@
+"""create, pin, unpin, named: namespaces without a process, and the files that keep them. Each in a /run of its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import USER, Runner, tool
+from inside import (
+    TYPES,
+    answer_enosys,
+    children,
+    closing,
+    ends,
+    everything,
+    failure,
+    fds,
+    first_of,
+    mounted,
+    ns,
+    only_child,
+    status,
+    unshared,
+)
+
+import nsapi
+
+#: A mount namespace that nobody else sees, with a /run of its own; for an ordinary user in a user namespace of his own.
+OWN_RUN = (
+    *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
+    'mount -t tmpfs -o mode=755 none /run && exec "$@"',
+    "sh",
+)
+OWN_USER = ("unshare", "--user", "--map-root-user", *OWN_RUN[1:])
+
+
+class Mounter:
+    """Runs a body where it may mount: as root, or as root of a user namespace of one's own."""
+
+    def __init__(self, runner: Runner, under: tuple[str, ...]) -> None:
+        self.runner, self.under = runner, under
+
+    def __call__(self, body: Any, *args: Any, **keywords: Any) -> Any:
+        return self.runner(body, *args, under=self.under, **keywords)
+
+
+@pytest.fixture
+def host(root: Runner) -> Mounter:
+    """Root, in a mount namespace with a /run of its own."""
+    tool("unshare")
+    return Mounter(root, OWN_RUN)
+
+
+@pytest.fixture
+def container(user: Runner, library: Path) -> Mounter:
+    """An ordinary user, in a user and mount namespace of his own."""
+    tool("unshare")
+    return Mounter(Runner("root of his own", user.python, user.prefix, "", library), OWN_USER)
+
+
+@pytest.fixture(params=["host", "container"])
+def mounter(request: pytest.FixtureRequest) -> Mounter:
+    """Both, one after the other."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Mounter)
+    return found
+
+
+# ---- without a name ----
+
+
+def test_every_type_is_made_without_a_process(anyone: Runner) -> None:
+    """A new one, that can be joined. The caller has no child and is where he was; an ordinary user's is owned by his."""
+
+    def body() -> Any:
+        user = nsapi.create("user")
+        fields: dict[str, Any] = {"user": user} if os.geteuid() else {}
+        nsapi.create("net", **fields).close()  # all modules are loaded now
+        before, found = everything(), {}
+        for type in TYPES:
+            made = user if type == "user" else nsapi.create(type, **fields)
+            argv, config = ["readlink", f"/proc/self/ns/{type}"], nsapi.Config.new(**{**fields, type: made})
+            inside = nsapi.run(argv, config=config, capture_output=True, text=True, check=True).stdout.strip()
+            found[type] = [
+                inside == f"{type}:[{made.id[1]}]",
+                inside != ns(type),
+                not fields or type == "user" or made.owner == user,
+                children(),
+            ]
+            if made is not user:
+                made.close()
+        same = before == everything()
+        user.close()
+        return [found, same]
+
+    assert anyone(body) == [{type: [True, True, True, []] for type in TYPES}, True]
+
+
+#: type, fields, what shows them inside, and how they show
+FIELDS: list[tuple[str, dict[str, Any], str, str]] = [
+    ("net", {"loopback": True}, "ip -o link show lo | grep -c LOWER_UP", "1"),
+    ("net", {}, "ip -o link show lo | grep -c LOWER_UP", "0"),
+    ("net", {"sysctl": {"net.ipv4.ip_forward": "1"}}, "cat /proc/sys/net/ipv4/ip_forward", "1"),
+    ("uts", {"hostname": "box", "domainname": "yp"}, "uname -n; cat /proc/sys/kernel/domainname", "box yp"),
+    ("ipc", {"sysctl": {"kernel.msgmni": "77"}}, "cat /proc/sys/kernel/msgmni", "77"),
+    ("time", {"time_offsets": {"boottime": 86400 * 3650}}, "cut -c1-3 /proc/uptime", "315"),
+    ("mnt", {"propagation": "shared"}, "findmnt -n -o PROPAGATION /", "shared"),
+    ("mnt", {}, "findmnt -n -o PROPAGATION /", "private"),
+]
+
+
+def test_fields_are_those_of_the_namespace(host: Mounter) -> None:
+    """As Config.new has them: they are set in the new namespace, and stay there without a process."""
+    for each in ("ip", "findmnt"):
+        tool(each)
+
+    def body(rows: list[Any]) -> Any:
+        found = []
+        for type, fields, script, _ in rows:
+            made = nsapi.create(type, **fields)
+            config = nsapi.Config.new(**{type: made})
+            done = nsapi.run(["sh", "-c", script], config=config, capture_output=True, text=True)
+            found.append(" ".join(done.stdout.split()))
+            made.close()
+        return found
+
+    assert host(body, FIELDS) == [row[3] for row in FIELDS]
+
+
+# ---- pid: its pid 1 ----
+
+
+def test_pid_1_is_nobodys_child_and_ends_with_the_handle(anyone: Runner) -> None:
+    """No wait finds it, it holds nothing of the caller's, and reaps what is orphaned. Closing ends all that is inside."""
+
+    def body() -> Any:
+        fields: dict[str, Any] = {"user": nsapi.create("user")} if os.geteuid() else {}
+        made = nsapi.create("pid", **fields)
+        (init,) = first_of(made.id[1])
+        watched = os.pidfd_open(init)
+        files = sorted({os.readlink(f"/proc/{init}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{init}/fd")})
+        is_stranger = status("PPid", init) != str(os.getpid()) and os.getsid(init) == init
+        told = [children(), status("Name", init), is_stranger, os.readlink(f"/proc/{init}/cwd"), files]
+        # Of an orphan nothing is left: the kernel reaps it, and the number of the namespace's processes goes down.
+        script = "(exit 3) & exec sleep 600"
+        config = nsapi.Config.new(**fields, pid=made)
+        with nsapi.Popen(["sh", "-c", script], config=config, stdout=subprocess.PIPE) as process:
+            made.close()
+            made.close()
+            told.append(process.wait())
+        for each in fields.values():
+            each.close()
+        return [*told, ends(watched), first_of(made.id[1])]
+
+    files = ["/dev/null", "anon_inode", "socket"]
+    told = anyone(body)
+    assert told == [[], "nsapi-init", True, "/", files, -signal.SIGKILL, True, []]
+
+
+def test_pid_1_reaps_orphans(root: Runner) -> None:
+    """No zombie stays whose parent has ended inside."""
+
+    def body() -> Any:
+        made = nsapi.create("pid")
+        (init,) = first_of(made.id[1])
+        script, config = "exec 3<&0; (read end <&3; exit 3) & exit 0", nsapi.Config.new(pid=made)
+        family = pathlib.Path(f"/proc/{init}/task/{init}/children")
+        with nsapi.Popen(["sh", "-c", script], config=config, stdin=subprocess.PIPE) as process:
+            process.wait()
+            (orphan,) = map(int, family.read_text().split())
+            with os.fdopen(os.pidfd_open(orphan)) as watched:
+                process.communicate()
+                ended = ends(watched.fileno())
+                deadline = time.monotonic() + 20
+                while os.path.exists(f"/proc/{orphan}") and time.monotonic() < deadline:
+                    os.sched_yield()
+        left = family.read_text()
+        made.close()
+        return [ended, left]
+
+    assert root(body) == [True, ""]
+
+
+def test_pid_1_ends_with_its_maker_and_not_with_a_copy_of_the_handle(root: Runner) -> None:
+    """SIGKILL takes it along; a process that was forked has a handle too, and closing that ends nothing."""
+
+    def body() -> Any:
+        code = "import nsapi, sys, time; h = nsapi.create('pid'); print(h.id[1], flush=True); time.sleep(600)"
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as maker:
+            assert maker.stdout is not None
+            inode = int(maker.stdout.readline())
+            watched = os.pidfd_open(*first_of(inode))
+            running = not ends(watched, 0)
+            maker.kill()
+        told: list[Any] = [running, ends(watched)]
+        made = nsapi.create("pid")
+        child = os.fork()
+        if not child:
+            made.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        told.append(len(first_of(made.id[1])))
+        made.close()
+        return told
+
+    assert root(body) == [True, True, 1]
+
+
+# ---- names ----
+
+
+def test_names_of_every_type(mounter: Mounter) -> None:
+    """Made, listed, opened by their path when the handle is closed, joined, taken away: nothing stays."""
+
+    def body() -> Any:
+        found: dict[str, Any] = {}
+        for type in TYPES:
+            nsapi.create(type, name="a").close()
+            nsapi.unpin("a", type)  # the folders of names stay, as ip-netns(8) leaves its own
+        before, tree = mounted(), sorted(map(str, pathlib.Path("/run").rglob("*")))
+        for type in TYPES:
+            made = nsapi.create(type, name="blue")
+            names = nsapi.named(type)
+            path = names["blue"]
+            made.close()
+            with closing(nsapi.open(path)) as again:
+                config = nsapi.Config.new(**{type: again})
+                argv = ["readlink", f"/proc/self/ns/{type}"]
+                done = None
+                if type != "user" or os.stat("/proc/self/ns/user").st_ino != again.id[1]:
+                    done = nsapi.run(argv, config=config, capture_output=True, text=True).stdout.strip()
+                found[type] = [names, again == made, done == f"{type}:[{made.id[1]}]", children()]
+            nsapi.unpin("blue", type)
+            found[type] += [nsapi.named(type), os.path.lexists(path)]
+        return [found, before == mounted(), tree == sorted(map(str, pathlib.Path("/run").rglob("*")))]
+
+    found, *untouched = mounter(body)
+    for type in TYPES:
+        path = "/run/netns/blue" if type == "net" else f"/run/nsapi/{type}/blue"
+        assert found[type] == [{"blue": path}, True, True, [], {}, False], type
+    assert untouched == [True, True]
+
+
+def test_names_are_those_of_ip_netns(host: Mounter) -> None:
+    """Each makes, lists, uses and takes away the other's, in a mount that is shared and that both take for their own."""
+    tool("ip")
+
+    def body(ours_first: bool) -> Any:
+        def ip(*words: str) -> list[str]:
+            done = subprocess.run(["ip", *words], capture_output=True, text=True)
+            return [*done.stdout.split(), *done.stderr.split(), str(done.returncode)]
+
+        def ours() -> None:
+            nsapi.create("net", name="blue", loopback=True).close()
+
+        told: list[Any] = []
+        for each in (
+            (ours, lambda: ip("netns", "add", "red")) if ours_first else (lambda: ip("netns", "add", "red"), ours)
+        ):
+            each()
+        told += [sorted(ip("netns", "list")), nsapi.named()]
+        told.append(ip("netns", "exec", "blue", "readlink", "/proc/self/ns/net")[0])
+        with nsapi.enter("blue") as blue, closing(nsapi.open("red")) as red:
+            told += [f"net:[{blue.id[1]}]", blue != red]
+        told.append(nsapi.run(["true"], target="red").returncode)
+        told += [ip("netns", "set", "blue", "7"), ip("netns", "list-id")[:2]]
+        lines = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+        folder = [line for line in lines if line.split()[4] == "/run/netns" and "tmpfs" in line]
+        told.append([len(folder), "shared:" in folder[0]])
+        told += [ip("netns", "del", "blue"), nsapi.named()]
+        nsapi.unpin("red")
+        told += [ip("netns", "list"), nsapi.named(), os.listdir("/run/netns")]
+        return told
+
+    for ours_first in (True, False):
+        names, ours, link, same, others, ran, given, ids, folder, *rest = host(body, ours_first)
+        assert names[-2:] == ["blue", "red"]
+        assert ours == {"blue": "/run/netns/blue", "red": "/run/netns/red"}
+        assert [link == same, others, ran, given, ids, folder] == [True, True, 0, ["0"], ["nsid", "7"], [1, True]]
+        assert rest == [["0"], {"red": "/run/netns/red"}, ["0"], {}, []]
+
+
+def test_taken_away_in_every_mount_namespace_that_has_a_copy(host: Mounter) -> None:
+    """Who has been started meanwhile in a mount namespace of his own keeps no namespace alive by it."""
+
+    def body() -> Any:
+        nsapi.create("net", name="blue").close()
+        with unshared("--mount", "--propagation", "slave") as process:
+            lines = pathlib.Path(f"/proc/{process.pid}/mountinfo").read_text()
+            nsapi.unpin("blue")
+            return ["/run/netns/blue" in lines, "blue" in pathlib.Path(f"/proc/{process.pid}/mountinfo").read_text()]
+
+    assert host(body) == [True, False]
+
+
+def test_a_path_is_a_str_bytes_or_pathlike(mounter: Mounter) -> None:
+    """Of every type; also in a shared mount, which the kernel refuses for mnt: then a private one is between."""
+
+    def body(shared: bool) -> Any:
+        os.mkdir("/run/here")
+        if shared:
+            subprocess.run(["mount", "--make-shared", "/run"], check=True)
+        os.chdir("/run/here")
+        before, found = mounted(), {}
+        with unshared("--mount", "--propagation", "unchanged"):  # who has a copy of each mount
+            for type in TYPES:
+                forms: list[Any] = [f"/run/here/{type}", os.fsencode(f"./{type}"), pathlib.Path(type)]
+                same = []
+                for form in forms:
+                    made = nsapi.create(type, path=form)
+                    made.close()
+                    with closing(nsapi.open(f"./{type}", type)) as again:
+                        same.append(again == made)
+                    nsapi.unpin(pathlib.Path(f"/run/here/{type}"), type)
+                found[type] = [same, os.listdir("."), before == mounted()]
+        return found
+
+    for shared in (False, True):
+        assert mounter(body, shared) == {type: [[True] * 3, [], True] for type in TYPES}
+
+
+def test_a_mount_namespace_is_younger_whatever_the_cpu(host: Mounter) -> None:
+    """Linux 6.18 compares numbers that each CPU gives out from a stock of its own; the thread's affinity stays."""
+
+    def body() -> Any:
+        cpus = sorted(os.sched_getaffinity(0))
+        wrong = []
+        for here, there in ((cpus[0], cpus[-1]), (cpus[-1], cpus[0])):
+            os.sched_setaffinity(0, {there})
+            nsapi.unshare("mnt")
+            os.sched_setaffinity(0, {here})
+            os.sched_setaffinity(0, cpus)
+            nsapi.create("mnt", path="/run/a").close()
+            nsapi.unpin("/run/a", "mnt")
+            wrong += [sorted(os.sched_getaffinity(0)) != cpus, os.listdir("/run")]
+        return wrong
+
+    assert host(body) == [False, [], False, []]
+
+
+def test_pin_keeps_a_namespace_that_is_there(mounter: Mounter) -> None:
+    """Any handle's, more than once; the handle stays, and closing it ends nothing."""
+
+    def body() -> Any:
+        with unshared("--uts", "--net") as process:
+            uts, net = nsapi.open(process.pid, "uts"), nsapi.open(process.pid, "net")
+        uts.pin("/run/a")
+        uts.pin(b"/run/b")
+        net.pin(pathlib.Path("/run/c"))
+        told = [uts.fileno() >= 0]
+        for handle in (uts, net):
+            handle.close()
+        for path, handle in (("/run/a", uts), ("/run/b", uts), ("/run/c", net)):
+            with closing(nsapi.open(path)) as again:
+                told.append(again == handle)
+            nsapi.unpin(path)
+        return [told, os.listdir("/run"), "is closed" in str(failure(lambda: uts.pin("/run/d"))["text"])]
+
+    assert mounter(body) == [[True] * 4, [], True]
+
+
+def test_pid_1_of_a_name_stays_until_that_is_taken_away(host: Mounter) -> None:
+    """Over the end of its maker; whoever takes the name away ends it. A handle may get a file later."""
+
+    def body(code: str) -> Any:
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as maker:
+            assert maker.stdout is not None
+            inode = int(maker.stdout.readline())
+            maker.kill()
+        (init,) = first_of(inode)
+        watched = os.pidfd_open(init)
+        files = sorted({os.readlink(f"/proc/{init}/fd/{fd}") for fd in os.listdir(f"/proc/{init}/fd")})
+        (path,) = nsapi.named("pid").values()
+        with closing(nsapi.open(path)) as found:
+            run = nsapi.run(["sh", "-c", "kill -9 1; echo $$"], config=nsapi.Config.new(pid=found), capture_output=True)
+        told = [files, int(run.stdout) > 1, ends(watched, 0)]
+        nsapi.unpin("x", "pid")
+        return [*told, ends(watched), nsapi.named("pid")]
+
+    ends_at_once = "; import time; time.sleep(600)"
+    made = "import nsapi; h = nsapi.create('pid', name='x'); print(h.id[1], flush=True)"
+    later = (
+        "import nsapi; nsapi.create('pid', name='y').close(); nsapi.unpin('y', 'pid'); h = nsapi.create('pid');"
+        " h.pin('/run/nsapi/pid/x'); print(h.id[1], flush=True)"
+    )
+    for code in (made, f"{made}; h.close()", made + ends_at_once, later + ends_at_once, f"{later}; h.close()"):
+        assert host(body, code) == [["/dev/null"], True, False, True, {}], code
+
+
+def test_a_pid_1_that_has_ended_gets_no_file(host: Mounter) -> None:
+    """ESRCH, and what was mounted already is taken away: nobody can join such a namespace."""
+
+    def body() -> Any:
+        made = nsapi.create("pid")
+        (init,) = first_of(made.id[1])
+        watched = os.pidfd_open(init)
+        os.kill(init, signal.SIGKILL)
+        ended, before = ends(watched), everything()
+        found = failure(lambda: made.pin("/run/a"))
+        same = before == everything()
+        made.close()
+        return [ended, found["errno"], found["hint"], same, os.listdir("/run")]
+
+    assert host(body) == [True, 3, "its pid 1 has ended", True, []]
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["by NS_GET_TGID_FROM_PIDNS", "before Linux 6.11"])
+def test_unpin_ends_no_pid_1_but_ours(host: Mounter, old: bool) -> None:
+    """Of a container's pid namespace the file is taken away, and the container goes on; ours is found by either way."""
+
+    def body(old: bool) -> Any:
+        if old:
+            answer_enosys(("ioctl", 0x8004B707), errnum=25)
+        with unshared("--pid", "--fork") as process:
+            init = only_child(process.pid)
+            watched = os.pidfd_open(init)
+            with closing(nsapi.open(init, "pid")) as handle:
+                handle.pin("/run/x")
+            nsapi.unpin("/run/x", "pid")
+            told = [ends(watched, 0), os.listdir("/run")]
+        with closing(nsapi.create("pid", path="/run/y")) as made:
+            watched = os.pidfd_open(*first_of(made.id[1]))
+            nsapi.unpin("/run/y")
+        return [*told, ends(watched), os.listdir("/run")]
+
+    assert host(body, old) == [False, [], True, []]
+
+
+# ---- never what is there ----
+
+
+def test_what_is_there_is_never_opened(mounter: Mounter) -> None:
+    """FileExistsError, whatever it is: a file, a folder, a name, a link that leads nowhere. It stays as it was."""
+
+    def body() -> Any:
+        nsapi.create("net", name="blue").close()
+        handle = nsapi.open("blue")
+        pathlib.Path("/run/file").write_text("mine")
+        os.mkdir("/run/folder")
+        os.symlink("/run/nowhere", "/run/link")
+        os.symlink("/run/netns/blue", "/run/netns/other")
+        os.symlink("/run/nowhere", "/run/netns/dangling")
+        nsapi.create("pid", path="/run/pid").close()
+        ours = first_of(os.stat("/run/pid").st_ino)
+        before = everything()
+        cases: list[Any] = []
+        cases += [failure(lambda: nsapi.create("net", path=f"/run/{path}")) for path in ("file", "folder", "link")]
+        cases += [failure(lambda: handle.pin(f"/run/{path}")) for path in ("file", "link", "netns/blue")]
+        cases += [failure(lambda: nsapi.create("net", name=name)) for name in ("blue", "other", "dangling")]
+        cases += [
+            failure(lambda: nsapi.create("pid", path="/run/link")),
+            failure(lambda: nsapi.create("pid", path="/run/pid")),
+        ]
+        same = before == everything()
+        content = [pathlib.Path("/run/file").read_text(), os.path.lexists("/run/nowhere")]
+        content.append(ours == first_of(os.stat("/run/pid").st_ino))
+        nsapi.unpin("/run/pid")
+        nsapi.unpin("blue")
+        handle.close()
+        return [[[*case["classes"][1:3], case["errno"], case["hint"]] for case in cases], same, content]
+
+    cases, same, content = mounter(body)
+    hint = "what is there is never opened by create or pin: nsapi.open does, and nsapi.unpin takes it away"
+    assert cases == [["NamespaceError", "FileExistsError", 17, hint]] * 11
+    assert same
+    assert content == ["mine", False, True]
+
+
+MAKE_AT_ONCE = """
+import concurrent.futures, nsapi, sys
+def make(_):
+    try:
+        made = nsapi.create("net", name="blue")
+    except FileExistsError:
+        return 0
+    made.close()
+    return 1
+sys.stdin.readline()
+with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    print(sum(pool.map(make, range(4))))
+"""
+
+
+def test_of_many_at_once_one_makes_the_name(host: Mounter) -> None:
+    """Threads of several processes, in a /run where nobody has made the folder yet: one wins, and its mount is seen."""
+
+    def body(code: str) -> Any:
+        makers = [
+            subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(3)
+        ]
+        for each in makers:
+            assert each.stdin is not None
+            each.stdin.write("go\n")
+            each.stdin.flush()
+        won = sum(int(each.communicate()[0]) for each in makers)
+        lines = [line for line in mounted() if line == "/netns /run/netns"]
+        return [won, len(lines), nsapi.named(), [each.returncode for each in makers]]
+
+    assert host(body, MAKE_AT_ONCE) == [1, 1, {"blue": "/run/netns/blue"}, [0, 0, 0]]
+
+
+def test_unpin_removes_nothing_of_a_stranger(mounter: Mounter) -> None:
+    """What is no namespace stays, and what lies below one and is not empty; each refusal says why."""
+
+    def body() -> Any:
+        nsapi.create("net", name="blue").close()
+        pathlib.Path("/run/file").write_text("mine")
+        pathlib.Path("/run/empty").touch()
+        pathlib.Path("/run/netns/stale").touch()
+        os.mkdir("/run/folder")
+        os.symlink("/run/netns/blue", "/run/link")
+        os.symlink("/run/nowhere", "/run/dangling")
+        before = everything()
+        cases = {
+            str(name): failure(lambda: nsapi.unpin(name, type))
+            for name, type in [
+                *[
+                    (f"/run/{each}", None)
+                    for each in ("file", "empty", "folder", "link", "dangling", "nothing", "no/thing")
+                ],
+                *[
+                    ("/proc/self/ns/net", None),
+                    ("stale", None),
+                    ("none", None),
+                    ("none", "mnt"),
+                    ("/run/netns/blue", "uts"),
+                ],
+            ]
+        }
+        same = [before == everything(), nsapi.named()]
+        # Somebody has mounted a namespace on a file of his.
+        subprocess.run(["mount", "--bind", "/proc/self/ns/uts", "/run/file"], check=True)
+        nsapi.unpin("/run/file")
+        return [
+            {name: [case.get("errno"), case.get("hint")] for name, case in cases.items()},
+            same,
+            pathlib.Path("/run/file").read_text(),
+        ]
+
+    no_namespace = [22, "no namespace is mounted there, so that it stays as it is"]
+    missing = [2, "nsapi.named lists the names that there are"]
+    cases, same, content = mounter(body)
+    assert cases == {
+        **dict.fromkeys((f"/run/{name}" for name in ("file", "empty", "folder", "link", "dangling")), no_namespace),
+        **dict.fromkeys(("/run/nothing", "/run/no/thing", "none"), missing),
+        **dict.fromkeys(("/proc/self/ns/net", "stale"), no_namespace),
+        "/run/netns/blue": [22, "it is a net namespace, and uts was asked for"],
+    }
+    assert same == [True, {"blue": "/run/netns/blue"}]
+    assert content == "mine"
+
+
+# ---- what fails ----
+
+#: type, keywords, the error's class, and what it says; refused before any system call
+WRONG: list[tuple[str, dict[str, Any], str, str]] = [
+    *[("net", {"name": name}, "ValueError", "name: ") for name in ("", ".", "..", "a/b", "a\0b", "x" * 256, "ä" * 128)],
+    *[
+        ("uts", {"path": path}, "ValueError", "path: ")
+        for path in ("", "/run/", "/run/..", ".", "a\0/b", "/a/b\0", "x" * 256)
+    ],
+    ("net", {"name": 5}, "TypeError", "name: 5 is no str"),
+    ("net", {"path": 5}, "TypeError", "path: 5 is no path"),
+    ("net", {"name": "a", "path": "/run/a"}, "TypeError", "name, path: give one, not both"),
+    ("net", {"hostname": "a"}, "TypeError", "hostname: is no field of a net namespace; user, loopback, sysctl are"),
+    ("user", {"user": 1}, "TypeError", "user: is no field of a user namespace"),
+    ("uts", {"hostname": "a" * 65}, "ValueError", "hostname"),
+    ("network namespace", {}, "ValueError", "network namespace"),
+]
+
+
+def test_wrong_arguments_are_told_by_their_name(anyone: Runner) -> None:
+    def body(rows: list[Any]) -> Any:
+        nsapi.named()
+        before = everything()
+        cases: list[Any] = [failure(lambda: nsapi.create(type, **fields)) for type, fields, *_ in rows]
+        cases += [failure(lambda: nsapi.unpin(name)) for name in ("", "..", "a\0", "/run/.", 7)]
+        cases += [failure(lambda: nsapi.named("nets"))]
+        handle = nsapi.current("net")
+        cases += [failure(lambda: handle.pin(path)) for path in ("", "/run/", 7)]
+        handle.close()
+        return [[(case["classes"][0], case["text"]) for case in cases], before == everything()]
+
+    cases, same = anyone(body, WRONG)
+    wanted = [(row[2], row[3]) for row in WRONG]
+    wanted += [("ValueError", "name: ")] * 4 + [("TypeError", "name: 7 is no path"), ("ValueError", "nets")]
+    wanted += [("ValueError", "path: ")] * 2 + [("TypeError", "path: 7 is no path")]
+    for (found, text), (kind, words) in zip(cases, wanted, strict=True):
+        assert (found, words in text) == (kind, True), (text, kind, words)
+    assert same
+
+
+#: What an ordinary user tries in the host's mount namespace: what it is, the errno, and words of the error
+REFUSED: dict[str, tuple[int, tuple[str, ...]]] = {
+    "without a user namespace": (1, ("clone net", "in create give user=, one of yours")),
+    "a path": (
+        1,
+        ("clone the mount of net", "CAP_SYS_ADMIN in the user namespace that owns this mount namespace", "handle"),
+    ),
+    "a name": (1, ("clone the mount of net", "CAP_SYS_ADMIN in the user namespace that owns this mount namespace")),
+    "a pid 1 with a path": (1, ("clone the mount of pid", "CAP_SYS_ADMIN in the user namespace that owns")),
+    "pin": (1, ("clone the mount of net", "CAP_SYS_ADMIN in the user namespace that owns this mount namespace")),
+}
+
+
+def test_an_ordinary_user_is_told_what_the_kernel_allows_him(user: Runner, readable_tmp: Path) -> None:
+    """And nothing is left: no process, no file, no folder."""
+
+    def body(folder: str) -> Any:
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        mine = nsapi.create("user")
+        net = nsapi.create("net", user=mine)
+        before = everything()
+        cases = {
+            "without a user namespace": failure(lambda: nsapi.create("net")),
+            "a path": failure(lambda: nsapi.create("net", user=mine, path=f"{folder}/a")),
+            "a name": failure(lambda: nsapi.create("net", user=mine, name="a")),
+            "a pid 1 with a path": failure(lambda: nsapi.create("pid", user=mine, path=f"{folder}/a")),
+            "pin": failure(lambda: net.pin(f"{folder}/b")),
+        }
+        untouched = [before == everything(), os.listdir(folder)]
+        mine.close()
+        net.close()
+        return [{name: [case["errno"], case["text"]] for name, case in cases.items()}, untouched]
+
+    own = readable_tmp / "own"
+    own.mkdir()
+    if os.geteuid() == 0:
+        os.chown(own, USER, USER)
+    cases, untouched = user(body, str(own))
+    for name, (errnum, words) in REFUSED.items():
+        assert cases[name][0] == errnum
+        assert all(each in cases[name][1] for each in words), cases[name]
+    assert untouched == [True, []]
+
+
+def test_names_of_an_ordinary_user_have_a_private_place(user: Runner, library: Path, readable_tmp: Path) -> None:
+    """In namespaces of his own, where /run is not his: below XDG_RUNTIME_DIR, or it is said that there is none."""
+
+    def body(folder: str) -> Any:
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        nsapi.create("uts", name="a").close()
+        told: list[Any] = [nsapi.named("uts")]
+        nsapi.unpin("a", "uts")
+        told += [nsapi.named("uts"), os.listdir(f"{folder}/nsapi/uts")]
+        del os.environ["XDG_RUNTIME_DIR"]
+        before = everything()
+        return [*told, failure(lambda: nsapi.create("uts", name="a"))["text"], before == everything()]
+
+    own = readable_tmp / "own"
+    own.mkdir()
+    if os.geteuid() == 0:
+        os.chown(own, USER, USER)
+    under = ("unshare", "--user", "--map-root-user", "--mount")
+    runner = Runner("root of his own", user.python, user.prefix, "", library)
+    listed, after, left, text, same = runner(body, str(own), under=under)
+    assert (listed, after, left) == ({"a": f"{own}/nsapi/uts/a"}, {}, [])
+    assert "/run is not this user's, and XDG_RUNTIME_DIR names no folder: give path= instead of name=" in text
+    assert same
+
+
+def test_failures_leave_nothing(host: Mounter) -> None:
+    """No room for a file, a namespace or an fd, a folder that cannot be written, or is another's, a false /proc."""
+
+    def body() -> Any:
+        import resource
+
+        nsapi.create("net", name="warm").close()
+        nsapi.create("pid", name="warm").close()
+        handle = nsapi.open("warm")
+        for path in ("/run/full", "/run/ro", "/run/open"):
+            os.mkdir(path)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=1", "none", "/run/full"], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", "/run/ro"], check=True)
+        before, found = everything(), {}
+        found["full"] = failure(lambda: nsapi.create("pid", path="/run/full/a"))
+        found["read-only"] = failure(lambda: nsapi.create("net", path="/run/ro/a"))
+        found["no folder"] = failure(lambda: nsapi.create("net", path="/run/none/a"))
+        os.chmod("/run/netns", 0o777)
+        found["anybody's"] = failure(lambda: nsapi.create("net", name="a"))
+        os.chmod("/run/netns", 0o755)
+        with closing(nsapi.current("mnt")) as own:
+            found["one's own mount namespace"] = failure(lambda: own.pin("/run/open/a"))
+        untouched: list[Any] = [before == everything()]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = max(fds()) + 1
+        for type, fields in (("net", {"name": "a"}), ("pid", {"name": "a"}), ("mnt", {"path": "/run/m"})):
+            count, there = 0, everything()
+            for limit in range(lowest, lowest + 40):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                try:
+                    made = nsapi.create(type, **fields)
+                    break
+                except OSError as error:
+                    count += error.errno == errno.EMFILE
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                after = everything()
+                assert there == after, (limit, [name for name in there if there[name] != after[name]])
+            made.close()
+            untouched.append(2 < count < 39)
+        nsapi.unpin("/run/m")
+        nsapi.unpin("a", "pid")
+        nsapi.unpin("a")
+        untouched.append(before == everything())
+        subprocess.run(["mount", "-t", "tmpfs", "none", "/proc"], check=True)
+        found["false /proc"] = failure(lambda: handle.pin("/run/open/a"))
+        subprocess.run(["umount", "/proc"], check=True)
+        untouched += [before == everything(), os.listdir("/run/open")]
+        nsapi.unpin("warm", "pid")
+        handle.close()
+        return [{name: [case["errno"], case["text"]] for name, case in found.items()}, untouched]
+
+    found, untouched = host(body)
+    assert {name: case[0] for name, case in found.items()} == {
+        "full": 28,
+        "read-only": 30,
+        "no folder": 2,
+        "anybody's": 13,
+        "one's own mount namespace": 40,
+        "false /proc": 18,
+    }
+    assert "make /run/full/a" in found["full"][1]
+    assert "others may write to this folder" in found["anybody's"][1]
+    assert untouched == [True, True, True, True, True, True, []]
+
+
+def test_a_limit_leaves_nothing(container: Mounter) -> None:
+    """Of every type: the hint names the sysctl; no folder is made for a name that cannot be."""
+
+    def body() -> Any:
+        found = {}
+        nsapi.create("user").close()
+        before = everything()
+        for type in TYPES:
+            path = f"/proc/sys/user/max_{type}_namespaces"
+            old = pathlib.Path(path).read_text()
+            pathlib.Path(path).write_text("0")
+            found[type] = failure(lambda: nsapi.create(type, name="a"))
+            pathlib.Path(path).write_text(old)
+        return [
+            {type: [case["errno"], case["hint"]] for type, case in found.items()},
+            before == everything(),
+            os.listdir("/run"),
+        ]
+
+    found, same, left = container(body)
+    assert found == {type: [28, f"user.max_{type}_namespaces is 0"] for type in TYPES}
+    assert (same, left) == (True, [])
+
+
+def test_ctrl_c_leaves_nothing(host: Mounter) -> None:
+    """Wherever it comes while a name is made or taken away: it is there whole or not at all, and so is its pid 1."""
+
+    def body(type: str) -> Any:
+        count = [0, 0]
+
+        def interrupt(frame: Any, event: str, argument: Any) -> None:
+            """Where the interpreter looks for signals: where a function begins, and after one of C.
+
+            Not between an fd and the object that owns it: there Python has no place for it.
+            """
+            ours = frame.f_code.co_filename.endswith(("/_pin.py", "/_bind.py"))
+            opens = event == "c_return" and argument.__name__ in ("open", "dup", "pipe", "detach")
+            if (
+                ours
+                and event in ("call", "c_return")
+                and not opens
+                and frame.f_code.co_name not in ("__init__", "__exit__")
+            ):
+                count[0] += 1
+                if count[0] == count[1]:
+                    sys.setprofile(None)
+                    raise KeyboardInterrupt
+
+        def interrupted(call: Any) -> bool:
+            """Whether it has come, at the next of these places; None if there are no more."""
+            count[0], count[1] = 0, count[1] + 1
+            try:
+                sys.setprofile(interrupt)
+                made = call()
+                sys.setprofile(None)
+                if made is not None:
+                    made.close()
+            except KeyboardInterrupt:
+                pass
+            sys.setprofile(None)
+            return count[0] >= count[1]
+
+        def rest() -> Any:
+            """What is there of it, when those who are ending have ended: all have our mount namespace."""
+            deadline, own = time.monotonic() + 20, ns("mnt")
+            while True:
+                alive = []
+                for pid in filter(str.isdigit, os.listdir("/proc")):
+                    try:
+                        if ns("mnt", pid) == own and status("State", pid)[0] not in "ZX" and pid != str(os.getpid()):
+                            alive.append(status("Name", pid))
+                    except OSError:
+                        continue
+                if not alive or time.monotonic() > deadline:
+                    break
+            after = everything()
+            return [alive, os.listdir(folder), *(name for name in before if before[name] != after[name])]
+
+        warnings.simplefilter("ignore")  # who is interrupted may leave a handle unclosed, which closes itself then
+        nsapi.create(type, name="warm").close()
+        folder = os.path.dirname(nsapi.named(type)["warm"])
+        nsapi.unpin("warm", type)
+        before, wrong, counts = everything(), [], []
+        while interrupted(lambda: nsapi.create(type, name="a")):
+            if nsapi.named(type):  # it came too late
+                nsapi.unpin("a", type)
+            if rest() != [[], []]:
+                wrong.append(["create", count[1], rest()])
+                before = everything()
+        counts.append(count[1] > 30)
+        count[1] = 0
+        while interrupted(lambda: nsapi.unpin("a", type)):
+            if not nsapi.named(type):
+                if rest() != [[], []]:
+                    wrong.append(["unpin", count[1], rest()])
+                    before = everything()
+                nsapi.create(type, name="a").close()
+        counts.append(count[1] > 20)
+        handle, count[1] = nsapi.create(type), 0
+        before = everything()
+        while interrupted(lambda: handle.pin(f"{folder}/a")):
+            if nsapi.named(type):
+                break  # it came when all was done, as it will from here on
+            if everything() != before:
+                wrong.append(["pin", count[1], os.listdir(folder)])
+        counts.append(count[1] > 15)
+        handle.close()
+        for name in nsapi.named(type):
+            nsapi.unpin(name, type)
+        return [wrong, counts, rest()[1]]
+
+    for type in ("net", "pid"):
+        assert host(body, type) == [[], [True, True, True], []], type
