@@ -339,7 +339,8 @@ def _holders(inode: int) -> list[int]:
 def _kill(pid: int, inode: int) -> None:
     import signal
 
-    fd = _native.pidfd_open(pid)
+    cell = _native.new_cell()
+    fd = _native.fill_with_pidfd(cell, pid)
     if fd < 0:
         return
     try:
@@ -348,14 +349,15 @@ def _kill(pid: int, inode: int) -> None:
     except OSError:
         pass
     finally:
-        os.close(fd)
+        _native.close_cell(cell)
 
 
 def _kill_child(process: _Process) -> None:
     """Kill it by pidfd, while nobody has reaped it; asyncio's own ``kill`` would, behind the back of its watcher."""
     import signal
 
-    fd = _native.pidfd_open(process.pid or 0)
+    cell = _native.new_cell()
+    fd = _native.fill_with_pidfd(cell, process.pid or 0)
     if fd < 0:
         return
     try:
@@ -364,7 +366,7 @@ def _kill_child(process: _Process) -> None:
     except OSError:
         pass
     finally:
-        os.close(fd)
+        _native.close_cell(cell)
 
 
 def _fatal(text: str) -> NamespaceError:

@@ -443,15 +443,16 @@ def own(type: NamespaceType, *, of_children: bool) -> NamespaceHandle:
 
 def children_are_elsewhere() -> bool:
     """Tell whether what this thread starts is born in another pid namespace than its own; also where that cannot be told."""
-    me = _native.thread_pidfd()
-    if me >= 0:
-        fd = _native.open_other(me, "PID_FOR_CHILDREN", me, "PID")
-        os.close(me)
-        if fd >= 0:
-            os.close(fd)
-            return True
-        if fd == -EEXIST:
-            return False
+    mine, there = _native.new_cell(), _native.new_cell()
+    try:
+        me = _native.fill_with_own_pidfd(mine)
+        if me >= 0:
+            fd = _native.fill_with_other(there, me, "PID_FOR_CHILDREN", me, "PID")
+            if fd >= 0 or fd == -EEXIST:
+                return fd >= 0
+    finally:
+        _native.close_cell(mine)
+        _native.close_cell(there)
     handles: list[NamespaceHandle] = []  # an older kernel, or nothing can be opened
     try:
         for of_children in (True, False):

@@ -38,8 +38,9 @@ def own_proc(name: str) -> bytes:
 
 def _read_proc(name: str) -> bytes:
     path = f"/proc/{name}"
+    cell = _native.new_cell()
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = _native.fill(cell, os.open, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise NamespaceError(error.errno or EINVAL, None, path, step=f"read {os.path.basename(name)}") from None
     try:
@@ -48,7 +49,7 @@ def _read_proc(name: str) -> bytes:
         # A map longer than a page comes in parts, however much is asked for: seq_file gives what it has in its buffer.
         return b"".join(iter(lambda: os.read(fd, 16384), b""))
     finally:
-        os.close(fd)
+        _native.close_cell(cell)
 
 
 def capabilities() -> dict[bytes, int]:
@@ -186,7 +187,8 @@ def _of_process(process: Any) -> IDMaps:
     if not 0 < pid < 2**31:
         raise ValueError(f"kind: {pid} is no pid; it is greater than 0")
     words = f"process {pid}"
-    pidfd = _native.pidfd_open(pid)
+    cell = _native.new_cell()
+    pidfd = _native.fill_with_pidfd(cell, pid)
     if pidfd < 0:
         raise NamespaceError(-pidfd, None, words, step=f"pidfd_open of {words}", hint=hint(-pidfd, "pidfd_open"))
     try:
@@ -199,7 +201,7 @@ def _of_process(process: Any) -> IDMaps:
             raise NamespaceError(ESRCH, None, words, step=f"pidfd_open of {words}", hint=hint(ESRCH, "pidfd_open"))
         return IDMaps(uids, gids)
     finally:
-        os.close(pidfd)
+        _native.close_cell(cell)
 
 
 def _why_no_subids(kind: str, who: _Who) -> str | None:

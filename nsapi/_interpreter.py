@@ -207,17 +207,16 @@ class Interpreter:
 
     def start(self, recipe: Recipe, **keywords: Any) -> None:
         """Start it by a recipe, and tell it how to prepare itself; the keywords are those of Popen."""
-        fd, dup = self._theirs.fileno(), []
+        fd, cell = self._theirs.fileno(), _native.new_cell()
         try:
             if fd <= 2:
                 import fcntl
 
                 # The caller has closed his standard streams, and a program has its own first.
-                dup.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
-                fd = dup[0]
+                fd = _native.fill(cell, fcntl.fcntl, fd, fcntl.F_DUPFD_CLOEXEC, 3)
             self.process.__init__(_command(fd), config=recipe.config, pass_fds=[fd], **keywords)  # type: ignore[misc]
         finally:
-            _channel.close_all(dup)
+            _native.close_cell(cell)
             self._theirs.close()
         self._line = Line(self._end, self.process.pidfd)
         payload, _ = _channel.dump(recipe.preparation)
@@ -292,7 +291,7 @@ class Recipe:
     def __init__(self, config: Config) -> None:
         refuse_endless_start()
         self._handles: list[NamespaceHandle] = []
-        self._own: list[int] = []
+        self._own: list[Any] = []
         self.fds: list[int] = []
         self.preparation = _preparation()
         self.config, facts = config, facts_of(config)
@@ -315,7 +314,8 @@ class Recipe:
         """Close what has been opened for the joins. What has been started goes on."""
         for handle in self._handles:
             handle.close()
-        _channel.close_all(self._own)
+        for cell in self._own:
+            _native.close_cell(cell)
 
     def _decide(self, config: Config, euid: int) -> None:
         """Open what is to be joined, once: a process could be elsewhere the next time. Then choose what is joined last.
@@ -354,11 +354,12 @@ class Recipe:
         first = _plan.JOINS
         if config.parent_death_signal is not None and not config.init:
             first = _plan.PARENT
-            parent = _native.pidfd_open(os.getpid())
+            cell = _native.new_cell()
+            self._own.append(cell)
+            parent = _native.fill_with_pidfd(cell, os.getpid())
             if parent < 0:
                 raise NamespaceError(-parent, None, None, step="pidfd_open of this process")
-            self._own.append(parent)
-        self.fds = [*self._own, *(move.fd for move in moves)]
+        self.fds = [*(cell[0] for cell in self._own), *(move.fd for move in moves)]
         types = [type for move in moves for type in move.types]
         self.preparation.late = Late(
             *_plan.late_steps(config, moves, _caller_cwd()),

@@ -448,15 +448,15 @@ def pidfd_open(pid: int) -> int:
     return int(lib.nsapi_pidfd_open(pid, 0))
 
 
-def thread_pidfd() -> int:
+def fill_with_own_pidfd(cell: Any) -> int:
     """Open a pidfd of the calling thread, not of its process (Linux 6.9); that, or -errno."""
-    return int(lib.nsapi_pidfd_open(get_native_id(), lib.PIDFD_THREAD))
+    return fill(cell, lib.nsapi_pidfd_open, get_native_id(), lib.PIDFD_THREAD)
 
 
-def open_other(pidfd: int, request: str, other: int, other_request: str) -> int:
+def fill_with_other(cell: Any, pidfd: int, request: str, other: int, other_request: str) -> int:
     """Open what PIDFD_GET_*request* gives of *pidfd* (Linux 6.11); -EEXIST if it is the same of *other*; or -errno."""
     get = getattr(lib, f"PIDFD_GET_{request}_NAMESPACE"), getattr(lib, f"PIDFD_GET_{other_request}_NAMESPACE")
-    return int(lib.nsapi_open_other(pidfd, get[0], other, get[1]))
+    return fill(cell, lib.nsapi_open_other, pidfd, get[0], other, get[1])
 
 
 def exit_status(pidfd: int, _lib: Any = lib) -> int:

@@ -40,7 +40,7 @@ class Lent:
     """Fds that are open for the time of one spawn; ``with`` closes them."""
 
     def __init__(self) -> None:
-        self._fds: list[int] = []
+        self._cells: list[Any] = []
         self._handles: list[NamespaceHandle] = []
         self._targets: list[Target] = []
         self._process: Target | None = None
@@ -55,12 +55,21 @@ class Lent:
             handle.close()
         for target in self._targets:
             target.__exit__()
-        for fd in self._fds:
-            os.close(fd)
+        for cell in self._cells:
+            _native.close_cell(cell)
 
-    def _own(self, fd: int) -> int:
-        self._fds.append(fd)
-        return self.above_stdio(fd)
+    def _cell(self) -> Any:
+        """Make room for an fd that is closed with all others, whenever Ctrl-C comes."""
+        cell = _native.new_cell()
+        self._cells.append(cell)
+        return cell
+
+    def _open_directory(self, path: str) -> int:
+        flags = _native.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            return self.above_stdio(_native.fill(self._cell(), os.open, path, flags))
+        except OSError as error:
+            raise NamespaceError(error.errno or EINVAL, None, path, step=f"open {path}") from None
 
     def above_stdio(self, fd: int, to: int = -1) -> int:
         """Move an fd that a dup2 could overwrite out of the way of 0, 1 and 2, which the caller may have closed."""
@@ -68,8 +77,7 @@ class Lent:
             return fd
         import fcntl
 
-        self._fds.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
-        return self._fds[-1]
+        return _native.fill(self._cell(), fcntl.fcntl, fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
     def joins(self, config: Config) -> list[Move]:
         """Open all that is to be joined, before anything is: afterwards paths mean something else, or nothing."""
@@ -167,14 +175,12 @@ class Lent:
         """Tell whether the process's is another than the caller's; if so, it is open now."""
         assert self._process is not None
         if self._me == -1:
-            self._me = _native.thread_pidfd()
-            if self._me >= 0:
-                self._fds.append(self._me)
+            self._me = _native.fill_with_own_pidfd(self._cell())
         if self._me >= 0:
             name = type.proc_name.upper()
-            fd = _native.open_other(self._process.fd, name, self._me, name)
+            fd = _native.fill_with_other(self._cell(), self._process.fd, name, self._me, name)
             if fd >= 0:
-                self._of_process[type] = self._own(fd)
+                self._of_process[type] = self.above_stdio(fd)
             if fd >= 0 or fd == -EEXIST:
                 return fd >= 0
         # An older kernel, or an error, for which there are words.
@@ -187,20 +193,20 @@ class Lent:
         proc = cgroup = parent = -1
         own = config.namespaces.is_private("user") or config.time_offsets or config.oom_score_adj is not None
         if config.sysctl or (own and not launched):  # for what is its own, the launcher opens its own
-            proc = self._own(_open_directory("/proc"))
+            proc = self._open_directory("/proc")
         if config.cgroup_path is not None:
             cgroup = self._cgroup(config.cgroup_path)
         if config.parent_death_signal is not None or config.init:
-            parent = _native.pidfd_open(os.getpid())
+            parent = _native.fill_with_pidfd(self._cell(), os.getpid())
             if parent < 0:
                 raise (Unsupported if parent == -ENOSYS else NamespaceError)(
                     -parent, None, None, step="pidfd_open of this process"
                 )
-            parent = self._own(parent)
+            parent = self.above_stdio(parent)
         return proc, cgroup, parent
 
     def _cgroup(self, path: str | os.PathLike[str] | int) -> int:
-        fd = path if isinstance(path, int) else self._own(_open_directory(os.fspath(path)))
+        fd = path if isinstance(path, int) else self._open_directory(os.fspath(path))
         magic = _native.fs_magic(fd)
         if magic < 0:
             raise refused(-magic, f"cgroup_path: fd {path} is not open", filename=str(path))
@@ -222,13 +228,6 @@ def _is_of(namespace: Namespace, target: Any) -> bool:
         return namespace == joined_namespace(namespace.type, target)
     except ValueError:  # a name is of net only
         return False
-
-
-def _open_directory(path: str) -> int:
-    try:
-        return os.open(path, _native.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise NamespaceError(error.errno or EINVAL, None, path, step=f"open {path}") from None
 
 
 def check_types(config: Config) -> None:

@@ -979,6 +979,53 @@ def test_ctrl_c_at_any_moment_leaves_no_process(root: Runner) -> None:
     assert root(body) == [True, []]
 
 
+def test_ctrl_c_while_what_is_joined_is_opened_leaves_no_fd(root: Runner) -> None:
+    """Those of a process, those of paths, and what the steps write to: each is known before it is open."""
+
+    def body() -> Any:
+        files = [os.path.join(os.path.dirname(nsapi.__file__), each) for each in ("_world.py", "_native.py")]
+        with unshared("--net", "--uts", "--ipc") as process, nsapi.open(process, "net") as net:
+            ways: list[dict[str, Any]] = [
+                {"config": nsapi.Config.join(process, parent_death_signal=9, oom_score_adj=500)},
+                {"config": nsapi.Config.new("uts", net=net, ipc=f"/proc/{process.pid}/ns/ipc", oom_score_adj=500)},
+                {"target": process, "types": ("uts", "ipc")},
+            ]
+            wrong: list[Any] = []
+            reached = []
+            warnings.simplefilter("ignore")  # handles that were whole, and are collected with what was interrupted
+            os.close(0)  # so that fds have to be moved out of the way
+            for way in ways:
+                nsapi.run(["true"], **way)
+                for moment in range(1, 1000):
+                    count, place = 0, ""
+
+                    def hook(frame: Any, event: str, arg: Any, moment: int = moment) -> None:
+                        nonlocal count, place
+                        code = frame.f_code
+                        if event not in ("call", "c_return") or code.co_filename not in files or code.co_name == "spawn":
+                            return
+                        count += 1
+                        if count == moment:
+                            place = f"{code.co_name}, line {frame.f_lineno}, {event} {getattr(arg, '__name__', '')}"
+                            raise KeyboardInterrupt
+
+                    before, raised = fds(), False
+                    sys.setprofile(hook)
+                    try:
+                        nsapi.run(["true"], **way)
+                    except KeyboardInterrupt:
+                        raised = True
+                    finally:
+                        sys.setprofile(None)
+                    wrong += [] if fds() == before and raised == (count >= moment) else [place]
+                    if count < moment:
+                        break
+                reached.append(moment > 20)
+            return [reached, wrong]
+
+    assert root(body) == [[True] * 3, []]
+
+
 def test_sigchld_ignored_or_reaped_by_somebody_else(anyone: Runner) -> None:
     """The stages' zombies may be gone before they are waited for."""
 
