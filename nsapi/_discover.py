@@ -406,6 +406,7 @@ class _Walk:
                         here = _scan.mount_namespace_beside(fd, previous=kind == "previous")
                     _refuse(-here.number)
                     if here.number < 0:
+                        self._tell_if_denied(-here.number, kind)
                         break
                     before, inode = inode, _scan.inode_on(self.device, here.number)
                     if inode not in self.found:
@@ -414,6 +415,13 @@ class _Walk:
                         self.found[inode].refer(Reference(kind, of=(self.device, before)))
             finally:
                 here.__exit__()
+
+    def _tell_if_denied(self, errnum: int, kind: str) -> None:
+        # Also denied to root who is not in the initial pid namespace: what is his he sees by his processes.
+        if errnum == EPERM and kind == "next":
+            status = _scan.read_file(self.proc.number, "thread-self/status")
+            if isinstance(status, int) or not int(status.partition(b"CapEff:")[2].split(None, 1)[0], 16) >> 21 & 1:
+                self.unseen.append("mounts: mount namespaces that no process is in are listed for CAP_SYS_ADMIN only")
 
     def _own_mount_namespace(self) -> Fd:
         fd = _scan.open_at(self.proc.number, "thread-self/ns/mnt")
@@ -485,7 +493,7 @@ class _Walk:
         }
         counts = {source: reasons.get("denied", 0) for source, reasons in self.skipped.items()}
         told = tuple(text.format(counts[source]) for source, text in words.items() if counts.get(source))
-        return (*self.unseen, *told)
+        return (*told, *self.unseen)
 
 
 def _refuse(errnum: int | None) -> None:

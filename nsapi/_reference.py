@@ -116,7 +116,7 @@ def _opened(probe: Fd, device: int) -> Fd:
             return _scan.failed(-fd)
         if not _scan.inode_on(device, fd):
             return _scan.failed(ENOENT)
-        return _scan.open_at(-1, f"/proc/self/fd/{fd}")
+        return _scan.open_at(-1, f"/proc/thread-self/fd/{fd}")  # a thread may have a table of its own
 
 
 def _open_socket(pid: int, fd: int) -> Fd:

@@ -292,7 +292,7 @@ static int scan_fds(walk *self, int process, uint32_t pid)
         uint32_t ns = 0;
         if (column >= 0)
             ns = number(text + self->lengths[column] + 2);
-        else if (text[0] == '/' && strncmp(text, "/dev/", 5) != 0) /* it may have been opened where it is mounted */
+        else if (text[0] == '/') /* it may have been opened where it is mounted */
             ns = inode_on(self->device, fd, name, 0);
         if (ns && add_link(self, (nsapi_link){ pid, number(name), ns, NSAPI_FDS }) < 0)
             return -1;

@@ -226,6 +226,7 @@ def test_finds_what_one_thing_keeps_alive(
                 "persistent": info in snapshot.persistent(),
                 "changed": [key for key, value in everything().items() if value != before[key]],
                 "owner": info.owner is not None and info.owner.type.proc_name == "user",
+                "owner's uid": info.owner is not None and type != "user" and info.owner_uid == info.owner.owner_uid,
                 "told": {
                     "process": lambda: list(info.members) == [what] and info.references[0] == f"/proc/{what}/ns/net",
                     "thread": lambda: [list(each) for each in info.threads] == [what],
@@ -254,6 +255,7 @@ def test_finds_what_one_thing_keeps_alive(
         "persistent": kind not in ("process", "thread"),
         "changed": [],
         "owner": True,
+        "owner's uid": type != "user",
         "told": True,
     }
 
@@ -370,6 +372,52 @@ def test_threads_alone_are_those_elsewhere(root: Runner) -> None:
     assert root(body, under=ALONE) == [["uts", [True]]]
 
 
+def test_an_fd_is_found_wherever_its_file_is_mounted(root: Runner) -> None:
+    """Also below /dev, where most open files are none of a namespace."""
+
+    def body() -> Any:
+        pathlib.Path("/dev/x").touch()
+        with unshared("--uts") as process:
+            subprocess.run(["mount", "--bind", f"/proc/{process.pid}/ns/uts", "/dev/x"], check=True)
+        with open("/dev/x", "rb") as file:
+            id = os.fstat(file.fileno()).st_dev, os.fstat(file.fileno()).st_ino
+            return id in nsapi.discover(sources="fds")
+
+    assert root(body, under=(*ALONE, "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh"))
+
+
+def test_a_thread_with_fds_of_its_own_opens_the_right_one(root: Runner) -> None:
+    """Its numbers are none of the main thread's, who has other files there."""
+
+    def body(requests: Any) -> Any:
+        import ctypes
+
+        answer_enosys(*map(tuple, requests), errnum=25)
+        answers: list[Any] = []
+        apart, filled = threading.Event(), threading.Event()
+        with unshared("--net") as process:
+            kept = os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY)
+
+        def look() -> None:
+            answers.append(ctypes.CDLL(None).unshare(0x400))  # CLONE_FILES
+            apart.set()
+            filled.wait()
+            info = nsapi.discover("net", sources=["fds"])[os.fstat(kept).st_dev, os.fstat(kept).st_ino]
+            handle = info.open()
+            answers.append(handle.id == info.id)
+            handle.close()
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        apart.wait()
+        pipes = [os.pipe() for _ in range(20)]
+        filled.set()
+        thread.join()
+        return [answers, len(pipes)]
+
+    assert root(body, OLD_IOCTLS, under=ALONE) == [[0, True], 20]
+
+
 def test_many_fds_do_not_push_out_where_it_is_mounted(root: Runner, readable_tmp: Path) -> None:
     """Anybody who is in it can open many fds on it, and close them; by its mount it can be opened all the same."""
 
@@ -422,9 +470,10 @@ def test_mounts_that_may_not_be_seen_are_told_of(root: Runner) -> None:
         return [
             [mnt in ours, "mounts" in ours.skipped],
             [mnt in theirs, dict(theirs.skipped).get("mounts"), ["CAP_SYS_ADMIN" in text for text in theirs.unseen]],
+            ["no process is in" in text for text in theirs.unseen],
         ]
 
-    assert root(body, under=ALONE) == [[True, False], [True, {"denied": 1}, [True]]]
+    assert root(body, under=ALONE) == [[True, False], [True, {"denied": 1}, [True, True]], [False, True]]
 
 
 def test_processes_that_end_meanwhile_are_no_error(anyone: Runner) -> None:
@@ -562,13 +611,18 @@ def test_no_free_fds_is_an_error(root: Runner, sources: list[str]) -> None:
         import resource
 
         with unshared("--user", "--map-root-user", "--net", "--mount"):
-            whole = [each.id for each in nsapi.discover(sources=sources)]
+
+            def found() -> Any:
+                facts = ("id", "owner_id", "parent_id", "owner_uid", "ns_id", "pinned", "threads")
+                return [[getattr(each, name) for name in facts] for each in nsapi.discover(sources=sources)]
+
+            whole = found()
             before = fds()
             answers = []
             for free in range(30):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + free, 1 << 10))
                 try:
-                    answers.append([each.id for each in nsapi.discover(sources=sources)] == whole)
+                    answers.append(found() == whole)
                 except nsapi.NamespaceError as error:
                     answers.append(error.errno == errno.EMFILE)
             return [answers, fds() == before]
@@ -767,6 +821,23 @@ def test_a_number_that_another_has_now_is_not_enough(root: Runner) -> None:
     if not has_ns_id():
         pytest.skip("needs NS_GET_ID, Linux 6.18")
     assert root(body, under=ALONE) == [errno.ENOENT, True, False, True]
+
+
+def test_what_has_moved_is_opened_by_its_id(root: Runner) -> None:
+    """By none of what led to it when it was found: it is kept by something else now."""
+
+    def body() -> Any:
+        with unshared("--net") as process:
+            fd = os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY)
+        info = nsapi.discover("net")[os.fstat(fd).st_dev, os.fstat(fd).st_ino]
+        moved = os.dup(fd)
+        os.close(fd)
+        with closing(info.open()) as handle:
+            return [handle.id == info.id, moved != fd]
+
+    if not has_ns_id():
+        pytest.skip("needs file handles of nsfs, Linux 6.18")
+    assert root(body, under=ALONE) == [True, True]
 
 
 def has_ns_id() -> bool:
