@@ -644,6 +644,44 @@ def test_a_false_proc_is_refused(root: Runner) -> None:
     assert "mounted over /proc" in why
 
 
+# ---- newer kernels ----
+
+
+def test_mount_namespaces_of_nobody_are_listed_by_the_kernel(root: Runner) -> None:
+    """Older and newer than the caller's own: kept by an fd that is on its way through a socket, which nobody else can see."""
+
+    def body() -> Any:
+        from nsapi import _scan
+
+        with open("/proc/self/ns/mnt", "rb") as own:
+            if _scan.mount_namespace_beside(own.fileno(), previous=False).number in (-errno.EPERM, -errno.ENOTTY):
+                return None
+        ours, theirs = socket.socketpair()
+        ids: list[Any] = []
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # each CPU gives out the numbers that it is listed by
+
+        def keep() -> None:
+            with unshared("--mount") as process, open(f"/proc/{process.pid}/ns/mnt", "rb") as file:
+                socket.send_fds(ours, [b"x"], [file.fileno()])
+                ids.append((os.fstat(file.fileno()).st_dev, os.fstat(file.fileno()).st_ino))
+
+        keep()
+        nsapi.unshare("mnt")
+        keep()
+        snapshot = nsapi.discover("mnt")
+        for each in ids:
+            snapshot[each].open().close()
+        answers = [[not snapshot[each].nprocs, "mount namespace" in str(snapshot[each].references)] for each in ids]
+        ours.close()
+        theirs.close()
+        return answers
+
+    answers = root(body)
+    if answers is None:
+        pytest.skip("needs NS_MNT_GET_NEXT, Linux 6.13, for who is in the initial pid namespace")
+    assert answers == [[True, True]] * 2
+
+
 # ---- older kernels ----
 
 #: What Linux 5.10 lacks, as answers of a seccomp filter: the calls, and the requests of ioctl.
@@ -832,8 +870,10 @@ def test_what_has_moved_is_opened_by_its_id(root: Runner) -> None:
         info = nsapi.discover("net")[os.fstat(fd).st_dev, os.fstat(fd).st_ino]
         moved = os.dup(fd)
         os.close(fd)
-        with closing(info.open()) as handle:
-            return [handle.id == info.id, moved != fd]
+        handle = info.open()
+        same = handle.id == info.id
+        handle.close()
+        return [same, moved != fd]
 
     if not has_ns_id():
         pytest.skip("needs file handles of nsfs, Linux 6.18")
