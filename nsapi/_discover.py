@@ -458,10 +458,13 @@ class _Walk:
         return self.way.duplicate()
 
     def snapshot(self, *, everything: bool = False) -> Snapshot:
-        infos = [
-            self._info(inode, each) for inode, each in self.found.items() if everything or each.type in self.wanted
-        ]
-        return Snapshot(infos, self.tasks, sources=self.sources, skipped=self.skipped, unseen=self._unseen())
+        infos: list[NamespaceInfo] = []
+        others: list[NamespaceInfo] = []
+        for inode, each in self.found.items():
+            (infos if everything or each.type in self.wanted else others).append(self._info(inode, each))
+        return Snapshot(
+            infos, self.tasks, sources=self.sources, skipped=self.skipped, unseen=self._unseen(), others=others
+        )
 
     def _info(self, inode: int, found: _Found) -> NamespaceInfo:
         kept = {

@@ -132,19 +132,16 @@ def _open_inside(mnt: NamespaceHandle, path: str) -> Fd:
     """Open a path in a mount namespace that no process is in: in a thread that goes there, and ends."""
     import threading
 
-    waiting, found = [True], [_scan.failed(ENOENT)]
-    tid: list[int] = []
+    found, tid = [_scan.failed(ENOENT)], [0]
 
     def go() -> None:
-        tid.append(threading.get_native_id())
+        tid[0] = threading.get_native_id()
         try:
             with mnt.enter(unshare_fs=True):
                 fd = _open_mount_point("/", path, mnt.id[0])
+            found[0] = fd
         except OSError as error:
-            fd = _scan.failed(error.errno or EINVAL)
-        found.append(fd)
-        if not waiting:
-            found.clear()
+            found[0] = _scan.failed(error.errno or EINVAL)
 
     thread = threading.Thread(target=go, name="nsapi-mount-namespace", daemon=True)
     try:
@@ -154,12 +151,9 @@ def _open_inside(mnt: NamespaceHandle, path: str) -> Fd:
             if not os.path.exists(f"/proc/self/task/{tid[0]}"):
                 break
             os.sched_yield()
-        return _opened(found[-1], mnt.id[0])  # here: there, /proc may be another, or a false one
     except RuntimeError:  # no thread can be started, as while children are born in another pid namespace
         return _scan.failed(ESRCH)
-    finally:
-        waiting.clear()  # in this order: what the thread adds from here on, it drops
-        found.clear()
+    return _opened(found[0], mnt.id[0])  # here: there, /proc may be another, or a false one
 
 
 def check_same(fd: Fd, words: str, type: NamespaceType, id: Id, ns_id: int | None) -> NamespaceHandle:

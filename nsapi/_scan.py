@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 TASK_WIDTH, LINK_WIDTH = 12, 4
 
 
-#: How many bytes of a small file of procfs are read, and of one that is read whole at first.
-SMALL, LARGE = 1 << 16, 1 << 20
+#: How many bytes of a file of procfs are read; where it is read whole, at first.
+ROOM = 1 << 16
 
 
 class Fd:
@@ -61,7 +61,7 @@ def open_at(dir: int, path: str, flags: int = os.O_RDONLY) -> Fd:
 
 def read_file(dir: int, path: str, *, whole: bool = False) -> bytes | int:
     """Read a file of procfs, or its first 64 KiB; or -errno."""
-    room = LARGE if whole else SMALL
+    room = ROOM
     while True:
         buffer = _uncleared("char[]", room)
         used = int(lib.nsapi_read_file(dir, path.encode(), buffer, room))

@@ -279,13 +279,16 @@ class Snapshot:
         skipped: Mapping[str, Mapping[str, int]] | None = None,
         unseen: tuple[str, ...] = (),
         processes: Any = None,
+        others: Sequence[NamespaceInfo] = (),
     ) -> None:
         self._all = sorted(namespaces, key=lambda each: (_ORDER[each.type], each.id))
         self._by_id = {each.id: each for each in self._all}
         self._tasks, self._processes = tasks, processes or Processes()
         self._kin: dict[str, dict[Id, list[NamespaceInfo]]] = {}
         self.sources, self.skipped, self.unseen = sources, skipped or {}, unseen
-        for each in self._all:
+        # By way of these, which were not asked for, some of the others are opened.
+        self._known = {each.id: each for each in (*others, *self._all)}
+        for each in self._known.values():
             object.__setattr__(each, "_snapshot", self)
 
     def __iter__(self) -> Iterator[NamespaceInfo]:
@@ -428,14 +431,14 @@ class Snapshot:
 
     def _members(self, id: Id) -> Iterator[str]:
         """Name below /proc who is in a namespace: processes, then threads of others."""
-        info = self._by_id.get(id)
+        info = self._known.get(id)
         if info is not None:
             yield from map(str, info.pids)
             yield from map(str, info.threads)
 
     def _open(self, id: Id, asked: set[Id]) -> NamespaceHandle:
         """Open one on the way to another; what is asked for already leads nowhere."""
-        info = self._by_id.get(id)
+        info = self._known.get(id)
         if info is None or id in asked:
             raise NamespaceError(ENOENT, None, f"namespace {id[1]}", step=f"open namespace {id[1]}")
         return info._open(asked)

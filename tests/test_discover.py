@@ -278,42 +278,24 @@ def test_nothing_is_unseen_by_who_may_see_all(root: Runner) -> None:
     assert root(body, under=ALONE) == [{}, [], sources, []]
 
 
-def test_others_processes_are_counted_not_fatal(user: Runner, root: Runner) -> None:
-    """An ordinary user finds his own, and is told how much he could not see, and what it would take."""
+@pytest.mark.parametrize("hide", [0, 1, 2, 4])
+def test_others_processes_are_counted_not_fatal(user: Runner, root: Runner, hide: int) -> None:
+    """An ordinary user finds his own, and is told how much he could not see, and what it would take.
 
-    def body() -> Any:
-        snapshot = nsapi.discover()
-        denied = snapshot.skipped["processes"]["denied"]
-        return [denied > 0, [str(denied) in text and "CAP_SYS_PTRACE" in text for text in snapshot.unseen][:1]]
-
-    assert user(body) == [True, [True]]
-
-
-@pytest.mark.parametrize("hide", [1, 2, 4])
-def test_a_proc_that_hides_processes_is_told_of(user: Runner, root: Runner, hide: int) -> None:
-    """With hidepid, who is listed and denied is counted; of those who are not even listed it is said that there are some."""
+    With hidepid, others are listed and denied too, or not even listed, which is said.
+    """
 
     def body() -> Any:
         snapshot = nsapi.discover()
         denied = dict(snapshot.skipped).get("processes", {}).get("denied", 0)
-        return [denied > 0, ["hidepid" in text for text in snapshot.unseen].count(True), len(snapshot.of(os.getpid()))]
+        text = snapshot.unseen[0]
+        own = len(snapshot.of(os.getpid()))
+        return [own, denied > 0, str(denied) in text and "CAP_SYS_PTRACE" in text, "hidepid" in text]
 
-    script = f'mount -t proc -o hidepid={hide} none /proc && exec "$@"'
-    prefix = [
-        "unshare",
-        "--mount",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "sh",
-        "-c",
-        "setsid sleep 1000 & " + script,
-        "sh",
-    ]
-    hidden = Runner(
-        "user", user.python, [*prefix, "sh", "-c", '"$@"; exit $?', "sh", *user.prefix], user.prelude, user.library
-    )
-    assert hidden(body) == [hide == 1, int(hide != 1), 8]
+    script = f'mount -t proc -o hidepid={hide} none /proc && "$@"; exit $?'  # pid 1 is root's
+    prefix = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh", *user.prefix]
+    beside = Runner("user", user.python, prefix, user.prelude, user.library)
+    assert beside(body) == [8, hide < 2, hide < 2, hide >= 2]
 
 
 #: Programs for Python: the first thread ends, another lives on; a thread alone is in a mount namespace, and mounts there.
@@ -339,6 +321,54 @@ def go():
     time.sleep(1000)
 threading.Thread(target=go).start()
 """
+
+
+#: A file server that answers until a namespace is mounted on its only file, then never again.
+FILE_SERVER = """
+import ctypes, os, struct, subprocess, sys, threading, time
+fuse, folder, over = os.open("/dev/fuse", os.O_RDWR), sys.argv[1], []
+def attributes(node):
+    return struct.pack("<6Q10I", node, *[0] * 8, 0o40755 if node == 1 else 0o100644, 1, *[0] * 5)
+def serve():
+    while True:
+        request = os.read(fuse, 1 << 20)
+        _, operation, unique, node = struct.unpack_from("<IIQQ", request)
+        answer, error = b"", 0
+        if operation == 26:  # FUSE_INIT
+            answer = struct.pack("<4I2H2I2H8I", 7, 31, 0, 0, 0, 0, 4096, 1, 0, 0, *[0] * 8)
+        elif operation == 1:  # FUSE_LOOKUP: for no time
+            answer = struct.pack("<4Q2I", 2, 0, 0, 0, 0, 0) + attributes(2)
+        elif operation == 3:  # FUSE_GETATTR
+            answer = struct.pack("<Q2I", 0, 0, 0) + attributes(node)
+        else:
+            error = -38
+        if not over:
+            os.write(fuse, struct.pack("<IiQ", 16 + len(answer), error, unique) + answer)
+options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0".encode()
+assert ctypes.CDLL(None).mount(b"none", folder.encode(), b"fuse", 0, options) == 0
+threading.Thread(target=serve, daemon=True).start()
+subprocess.run(["unshare", "--uts", "mount", "--bind", "/proc/self/ns/uts", folder + "/x"], check=True)
+over.append(True)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["here", "elsewhere"])
+def test_no_file_server_is_waited_for(root: Runner, readable_tmp: Path, here: bool) -> None:
+    """Where a namespace is mounted on what a stranger serves, who never answers, that is told, and nobody hangs."""
+
+    def body(program: str, folder: str, here: bool) -> Any:
+        os.mkdir(f"{folder}/served")
+        with ready("unshare", "--ipc" if here else "--mount", *PYTHON, program, f"{folder}/served"):
+            snapshot = nsapi.discover()
+            found = [[pin.path == f"{folder}/served/x", pin.here] for each in snapshot for pin in each.pinned]
+            (pinned,) = [each for each in snapshot if each.pinned]
+            return [found, failure(pinned.open)["errno"]]
+
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("needs /dev/fuse")
+    assert root(body, FILE_SERVER, str(readable_tmp), here, under=ALONE, timeout=60) == [[[True, here]], errno.ENOENT]
 
 
 def test_threads_are_found_whose_first_has_ended(anyone: Runner) -> None:
@@ -474,6 +504,43 @@ def test_mounts_that_may_not_be_seen_are_told_of(root: Runner) -> None:
         ]
 
     assert root(body, under=ALONE) == [[True, False], [True, {"denied": 1}, [True, True]], [False, True]]
+
+
+def test_threads_are_looked_at_like_processes(root: Runner) -> None:
+    """With CAP_SYS_PTRACE alone, what is mounted where only a thread is, is seen and opened by its directory in /proc."""
+
+    def body(program: str) -> Any:
+        with ready(*PYTHON, program):
+            drop_all_capabilities(but=19)  # CAP_SYS_PTRACE
+            snapshot = nsapi.discover("uts")
+            (pinned,) = [each for each in snapshot if each.pinned]
+            pinned.open().close()
+            return [[pin.path for pin in pinned.pinned], dict(snapshot.skipped)]
+
+    assert root(body, THREAD_MOUNTS, under=ALONE) == [["/mnt/thread"], {}]
+
+
+def test_many_mounts_are_all_seen(root: Runner) -> None:
+    """More than the kernel tells of at once, and with longer names than there is room for at first; by either way."""
+
+    def body() -> Any:
+        import ctypes
+
+        libc, long = ctypes.CDLL(None), "x" * 150
+        with unshared("--uts") as process:
+            for each in range(600):
+                path = f"/run/{long}{each:03}"
+                pathlib.Path(path).touch()
+                assert libc.mount(f"/proc/{process.pid}/ns/uts".encode(), path.encode(), None, 4096, None) == 0
+        answers = []
+        for filtered in (False, True):
+            if filtered:
+                answer_enosys(("statmount", None), ("listmount", None))
+            (pinned,) = [each for each in nsapi.discover("uts") if each.pinned]
+            answers.append([len({pin.path for pin in pinned.pinned}), len(pinned.references)])
+        return answers
+
+    assert root(body, under=(*ALONE, "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")) == [[600, 16]] * 2
 
 
 def test_processes_that_end_meanwhile_are_no_error(anyone: Runner) -> None:
@@ -618,13 +685,14 @@ def test_no_free_fds_is_an_error(root: Runner, sources: list[str]) -> None:
 
             whole = found()
             before = fds()
-            answers = []
+            answers, errors = [], []
             for free in range(30):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + free, 1 << 10))
                 try:
                     answers.append(found() == whole)
                 except nsapi.NamespaceError as error:
                     answers.append(error.errno == errno.EMFILE)
+                    errors.append(error)  # with all its frames
             return [answers, fds() == before]
 
     assert root(body, sources, under=ALONE) == [[True] * 30, True]
@@ -648,7 +716,7 @@ def test_a_false_proc_is_refused(root: Runner) -> None:
 
 
 def test_mount_namespaces_of_nobody_are_listed_by_the_kernel(root: Runner) -> None:
-    """Older and newer than the caller's own: kept by an fd that is on its way through a socket, which nobody else can see."""
+    """Older and newer than the caller's own: kept by an fd that is on its way through a socket, which nobody sees."""
 
     def body() -> Any:
         from nsapi import _scan
@@ -700,7 +768,7 @@ def test_an_older_kernel_shows_the_same(root: Runner) -> None:
         def deep(uts: str) -> None:
             import ctypes
 
-            for _ in range(60):
+            for _ in range(120):
                 os.mkdir("d" * 200)
                 os.chdir("d" * 200)
             pathlib.Path("x").touch()
@@ -741,7 +809,7 @@ def test_an_older_kernel_shows_the_same(root: Runner) -> None:
     differs, as_many, pins, no_ids, left = root(body, OLD, OLD_IOCTLS, THREAD_MOUNTS, under=under)
     assert differs == []
     assert as_many
-    assert pins == ["/mnt/thread", "/run/a b", f"/run{'/d' * 60}/x", "/run/y"]
+    assert pins == ["/mnt/thread", "/run/a b", f"/run{'/d' * 120}/x", "/run/y"]
     assert no_ids
     assert not left
 
@@ -845,9 +913,9 @@ def test_a_number_that_another_has_now_is_not_enough(root: Runner) -> None:
     """Where pid and inode number are another's now, the kernel's id still tells them apart; equality does so too."""
 
     def body() -> Any:
-        with unshared("--uts") as process:
-            (found,) = [each for each in nsapi.discover("uts") if process.pid in each.pids]
         for _ in range(200):  # the lowest free number is given next, here or elsewhere on this machine
+            with unshared("--uts") as process:
+                (found,) = [each for each in nsapi.discover("uts") if process.pid in each.pids]
             next_pid(process.pid)
             with unshared("--uts") as other:
                 if tuple(same_id(f"/proc/{other.pid}/ns/uts")) == found.id:
@@ -885,10 +953,26 @@ def has_ns_id() -> bool:
         return handle.ns_id is not None
 
 
-def test_what_stands_there_now_is_not_touched(anyone: Runner) -> None:
+def test_what_may_not_be_opened_is_refused_as_that(root: Runner) -> None:
+    """It is there still, and the error is a PermissionError, whatever else led nowhere."""
+
+    def body() -> Any:
+        with unshared("--net") as process:
+            fd = os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY)
+            (found,) = [each for each in nsapi.discover("net") if process.pid in each.pids]
+            os.close(fd)
+            os.setresuid(61234, 61234, 0)
+            refused = failure(found.open)
+            os.setresuid(0, 0, 0)
+            return [refused["errno"], "PermissionError" in str(refused["classes"])]
+
+    assert root(body, under=ALONE) == [errno.EACCES, True]
+
+
+def test_what_stands_there_now_is_not_touched(anyone: Runner, readable_tmp: Path) -> None:
     """Where an fd's number is that of a pipe by now, nobody opens that, and no other namespace is taken for the one."""
 
-    def body(requests: Any) -> Any:
+    def body(requests: Any, folder: str) -> Any:
         with unshared("--user", "--map-root-user", "--net") as process:
             fd = os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY)
         id = os.fstat(fd).st_dev, os.fstat(fd).st_ino
@@ -896,12 +980,14 @@ def test_what_stands_there_now_is_not_touched(anyone: Runner) -> None:
         answer_enosys(*map(tuple, requests), errnum=25)
         answers = []
         waiting, _ = os.pipe()
-        for other in (waiting, os.open("/proc/self/ns/net", os.O_RDONLY), os.open("/proc/self/ns/uts", os.O_RDONLY)):
+        os.mkfifo(f"{folder}/fifo")  # who opens it, and no O_PATH, waits for a writer
+        others = [os.open(f"/proc/self/ns/{type}", os.O_RDONLY) for type in ("net", "uts")]
+        for other in (waiting, os.open(f"{folder}/fifo", os.O_PATH), *others):
             os.dup2(other, fd)
             answers.append([info.references == (f"/proc/{os.getpid()}/fd/{fd}",), failure(info.open)["errno"]])
         return answers
 
-    assert anyone(body, OLD_IOCTLS, under=alone(anyone)) == [[True, errno.ENOENT]] * 3
+    assert anyone(body, OLD_IOCTLS, str(readable_tmp), under=alone(anyone), timeout=60) == [[True, errno.ENOENT]] * 4
 
 
 def test_leaders_come_first(root: Runner) -> None:

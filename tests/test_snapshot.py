@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nsapi import NamespaceInfo, NamespaceType, Snapshot
+from nsapi._reference import Reference
 from nsapi._snapshot import Pin, Thread
 from nsapi._tasks import Tasks
 
@@ -169,6 +170,11 @@ def test_dot_is_one_graph(host: tuple[Snapshot, World]) -> None:
     """A line for each box and arrow; a path with quotes or newlines breaks none."""
     snapshot, _ = host
     lines = snapshot.to_dot().encode().decode().split("\n")
+    arrows = [each.owner.id for each in snapshot if each.owner is not None]
+    arrows += [each.parent.id for each in snapshot.by_type("pid") if each.parent is not None]
+    assert sorted(line.split()[0].strip('"') for line in lines if "->" in line) == sorted(
+        str(each[1]) for each in arrows
+    )
     assert (lines[0], lines[-2:]) == ("digraph namespaces {", ["}", ""])
     boxes = [line for line in lines[2:-2] if "->" not in line]
     assert len(boxes) == len(snapshot)
@@ -236,6 +242,11 @@ def test_process_tree_follows_the_parents() -> None:
     snapshot = snapshot_of(infos, members, World({5: 1, 7: 5, 8: 7}, {}))
     shown = [(depth, each.id[1]) for top in snapshot.tree("process") for depth, each in top.walk()]
     assert shown == [(0, 1), (1, 2), (2, 3), (0, 4)]
+    members = {3: {NamespaceType.UTS: 1}, 5: {NamespaceType.UTS: 2}, 9: {NamespaceType.UTS: 2}}
+    snapshot = snapshot_of(
+        [NamespaceInfo(NamespaceType.UTS, (DEVICE, inode)) for inode in (1, 2)], members, World({5: 9, 9: 3}, {})
+    )
+    assert [[child.namespace.id[1] for child in top.children] for top in snapshot.tree("process")] == [[2]]
 
 
 def test_deep_trees_need_no_deep_stack() -> None:
@@ -246,6 +257,16 @@ def test_deep_trees_need_no_deep_stack() -> None:
     (top,) = snapshot.tree("process")
     assert max(depth for depth, _ in top.walk()) == 4999
     assert repr(top) == "<Node <NamespaceInfo uts:[1]>, 1 children>"
+
+
+def test_ways_that_lead_in_a_circle_lead_nowhere() -> None:
+    """Each of two is to be opened by way of the other: neither is there any more."""
+    one, other = (DEVICE, 1), (DEVICE, 2)
+    ways = {one: Reference("next", of=other), other: Reference("previous", of=one)}
+    infos = [NamespaceInfo(NamespaceType.MNT, id, _references=(way,)) for id, way in ways.items()]
+    for each in snapshot_of(infos, {}):
+        with pytest.raises(FileNotFoundError, match="it is gone, or nothing that was found leads to it"):
+            each.open()
 
 
 def test_a_record_cannot_be_changed_and_equals_its_like() -> None:
