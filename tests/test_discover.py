@@ -568,6 +568,27 @@ def test_processes_that_end_meanwhile_are_no_error(anyone: Runner) -> None:
     assert anyone(body, under=alone(anyone)) == [1, 8, True]
 
 
+def test_the_next_process_tells_where_the_first_has_ended(root: Runner) -> None:
+    """Between the scan and the look at the namespace the first process may end; another one in it is there still."""
+
+    def body() -> Any:
+        from nsapi import _discover
+
+        with (
+            ready("unshare", "--uts", "sh", "-c", "sleep 1000 & echo ready; wait") as process,
+            _discover._Walk(frozenset(_discover.TYPES), ("processes",)) as walk,
+        ):
+            walk.run()
+            inode = same_id(f"/proc/{process.pid}/ns/uts")[1]
+            del walk.found[inode]
+            process.kill()
+            process.wait()
+            walk._meet_member(nsapi.NamespaceType.UTS, inode, process.pid)
+            return [walk.tasks.of(nsapi.NamespaceType.UTS, inode)[0] == process.pid, bool(walk.found[inode].facts)]
+
+    assert root(body, under=ALONE) == [True, True]
+
+
 def test_many_threads_look_at_once(anyone: Runner) -> None:
     """Each gets the whole answer, also one that is elsewhere itself, which is then found as a thread; nobody has moved."""
 
