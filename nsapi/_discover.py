@@ -200,7 +200,7 @@ class _Walk:
         return scan
 
     def _look_for_pid_1(self) -> None:
-        """Tell of a /proc that hides processes (hidepid): there, the pid 1 that every pid namespace has is not to be found."""
+        """Tell of a /proc that hides processes (hidepid): the pid 1 that every pid namespace has is not there then."""
         try:
             os.stat("1", dir_fd=self.proc.number)
         except FileNotFoundError:

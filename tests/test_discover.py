@@ -520,6 +520,58 @@ def test_threads_are_looked_at_like_processes(root: Runner) -> None:
     assert root(body, THREAD_MOUNTS, under=ALONE) == [["/mnt/thread"], {}]
 
 
+def test_mounts_are_followed_from_one_mount_namespace_to_the_next(root: Runner) -> None:
+    """A file keeps a mount namespace that nobody is in, and in there a file keeps another namespace."""
+
+    def body() -> Any:
+        script = "mount -t tmpfs none /mnt && touch /mnt/x && unshare --uts mount --bind /proc/self/ns/uts /mnt/x"
+        pathlib.Path("/run/mnt").touch()
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # each CPU has numbers of its own to tell the older by
+        nsapi.unshare("mnt")
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["unshare", "--mount=/run/mnt", "sh", "-c", script], check=True)
+        (pinned,) = [each for each in nsapi.discover("uts") if each.pinned]
+        mnt = tuple(same_id("/run/mnt"))
+        answers = [[pin.path, pin.mnt == mnt, pin.here] for pin in pinned.pinned]
+        answer_enosys(("open_by_handle_at", None))  # by the mount, then
+        pinned.open().close()
+        return answers
+
+    under = (*ALONE, "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")
+    assert root(body, under=under) == [["/mnt/x", True, False]]
+
+
+def test_an_owner_is_found_by_what_it_owns(root: Runner) -> None:
+    """Also where user namespaces alone are asked for, and only a net namespace of it is left, with a process of another."""
+
+    def body() -> Any:
+        with unshared("--user", "--map-root-user", "--net") as process:
+            id = tuple(same_id(f"/proc/{process.pid}/ns/user"))
+            command = ["nsenter", f"--net=/proc/{process.pid}/ns/net", "sh", "-c", "echo ready; exec sleep 1000"]
+            with ready(*command):
+                process.kill()
+                process.wait()
+                snapshot = nsapi.discover("user")
+                (found,) = [each for each in snapshot if each.id == id]
+                found.open().close()
+                return [id in snapshot, id in nsapi.discover("user", sources="processes")]
+
+    assert root(body, under=ALONE) == [True, False]
+
+
+def test_sockets_of_other_pids_are_told_of(root: Runner) -> None:
+    """Where /proc is of another pid namespace, its pids are not those that a socket could be copied by."""
+
+    def body() -> Any:
+        snapshot = nsapi.discover("net")
+        return [
+            "sockets" in snapshot.skipped,
+            ["another pid namespace" in text for text in snapshot.unseen].count(True),
+        ]
+
+    assert root(body, under=("unshare", "--pid", "--fork", "--kill-child")) == [False, 1]
+
+
 def test_many_mounts_are_all_seen(root: Runner) -> None:
     """More than the kernel tells of at once, and with longer names than there is room for at first; by either way."""
 
@@ -1026,6 +1078,26 @@ def test_leaders_come_first(root: Runner) -> None:
         return result
 
     assert root(body, under=ALONE) == [True, True, 3, [True, "sh", True]]
+
+
+def test_a_name_may_hold_anything(root: Runner) -> None:
+    """The parent is read behind a name that looks like what follows it; with no free fd it is not taken for none."""
+
+    def body() -> Any:
+        import resource
+
+        code = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'a) R 1 (\\n');"
+        code += " print('ready', flush=True); time.sleep(1000)"
+        with ready(*PYTHON, code) as process:
+            shown = nsapi.discover("uts").process(process.pid)
+            assert shown is not None
+            answers: list[Any] = [shown.ppid == os.getpid(), shown.name]
+            later = nsapi.discover("uts")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(fds()) + 1, 1 << 10))
+            answers.append(failure(later.to_json)["errno"])
+        return answers
+
+    assert root(body, under=ALONE) == [True, "a) R 1 (\n", errno.EMFILE]
 
 
 def test_translates_pids_as_the_kernel_does(root: Runner) -> None:

@@ -286,6 +286,9 @@ def test_lookups_that_fail() -> None:
         snapshot.of(7)
     with pytest.raises(KeyError):
         snapshot.of(-1)
+    uts = NamespaceInfo(NamespaceType.UTS, (DEVICE, 1))
+    with pytest.raises(KeyError):
+        snapshot_of([uts], {1: {NamespaceType.UTS: 1}, 5: {NamespaceType.UTS: 1}}).of(3)
     with pytest.raises(ValueError, match="by: 'size' is none of owner, parent, process"):
         snapshot.tree("size")
     with pytest.raises(KeyError):
