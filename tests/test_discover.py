@@ -521,24 +521,27 @@ def test_threads_are_looked_at_like_processes(root: Runner) -> None:
 
 
 def test_mounts_are_followed_from_one_mount_namespace_to_the_next(root: Runner) -> None:
-    """A file keeps a mount namespace that nobody is in, and in there a file keeps another namespace."""
+    """Files keep mount namespaces that nobody is in, and in each of them a file keeps another namespace."""
 
     def body() -> Any:
-        script = "mount -t tmpfs none /mnt && touch /mnt/x && unshare --uts mount --bind /proc/self/ns/uts /mnt/x"
-        pathlib.Path("/run/mnt").touch()
+        script = "mount -t tmpfs none /mnt && touch /mnt/$0 && unshare --uts mount --bind /proc/self/ns/uts /mnt/$0"
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # each CPU has numbers of its own to tell the older by
         nsapi.unshare("mnt")
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-        subprocess.run(["unshare", "--mount=/run/mnt", "sh", "-c", script], check=True)
-        (pinned,) = [each for each in nsapi.discover("uts") if each.pinned]
-        mnt = tuple(same_id("/run/mnt"))
-        answers = [[pin.path, pin.mnt == mnt, pin.here] for pin in pinned.pinned]
+        for name in ("a", "b"):
+            pathlib.Path(f"/run/{name}").touch()
+            subprocess.run(["unshare", f"--mount=/run/{name}", "sh", "-c", script, name], check=True)
+        found = [each for each in nsapi.discover("uts") if each.pinned]
+        mnt = {tuple(same_id(f"/run/{name}")): name for name in ("a", "b")}
+        answers = sorted([pin.path, mnt.get(pin.mnt), pin.here] for each in found for pin in each.pinned)
+        described = [each.owner_id is not None for each in found]
         answer_enosys(("open_by_handle_at", None))  # by the mount, then
-        pinned.open().close()
-        return answers
+        for each in found:
+            each.open().close()
+        return [answers, described]
 
     under = (*ALONE, "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")
-    assert root(body, under=under) == [["/mnt/x", True, False]]
+    assert root(body, under=under) == [[["/mnt/a", "a", False], ["/mnt/b", "b", False]], [True, True]]
 
 
 def test_an_owner_is_found_by_what_it_owns(root: Runner) -> None:
@@ -1086,7 +1089,7 @@ def test_a_name_may_hold_anything(root: Runner) -> None:
     def body() -> Any:
         import resource
 
-        code = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'a) R 1 (\\n');"
+        code = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'a) R 9 (\\n');"
         code += " print('ready', flush=True); time.sleep(1000)"
         with ready(*PYTHON, code) as process:
             shown = nsapi.discover("uts").process(process.pid)
@@ -1097,7 +1100,7 @@ def test_a_name_may_hold_anything(root: Runner) -> None:
             answers.append(failure(later.to_json)["errno"])
         return answers
 
-    assert root(body, under=ALONE) == [True, "a) R 1 (\n", errno.EMFILE]
+    assert root(body, under=ALONE) == [True, "a) R 9 (\n", errno.EMFILE]
 
 
 def test_translates_pids_as_the_kernel_does(root: Runner) -> None:
