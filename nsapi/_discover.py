@@ -11,7 +11,7 @@ from nsapi import _native, _scan
 from nsapi._errors import NamespaceError, hint
 from nsapi._handle import NamespaceHandle
 from nsapi._reference import KIN, Id, Reference, open_reference
-from nsapi._scan import LINK_WIDTH, TASK_WIDTH
+from nsapi._scan import LINK_WIDTH, TASK_WIDTH, Fd, failed
 from nsapi._snapshot import NamespaceInfo, Pin, Snapshot, Thread
 from nsapi._tasks import SOURCES, Scan, Tasks, source_number
 from nsapi._types import NamespaceType, flags_of, parse_types
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TYPES = tuple(NamespaceType)
 #: The columns of the C core's rows: the types in their order, then these, which are files of two of them.
 FOR_CHILDREN = {8: NamespaceType.PID, 9: NamespaceType.TIME}
-#: So many ways to one namespace are kept, beside its processes: anybody can open an fd on it a million times.
+#: So many ways of a kind to one namespace are kept, beside its processes: anybody can open an fd on it a million times.
 MOST = 16
 
 
@@ -108,7 +108,7 @@ class _Found:
         self.threads: list[Thread] = []
 
     def refer(self, reference: Reference) -> None:
-        if len(self.references) < MOST:
+        if sum(each.kind == reference.kind for each in self.references) < MOST:
             self.references.append(reference)
 
 
@@ -122,40 +122,39 @@ class _Walk:
         self.tasks = Tasks(array("I"), {})
         self.skipped: dict[str, dict[str, int]] = {}
         self.unseen: list[str] = []
-        self.proc = self.route = -1
+        self.proc, self.route = failed(EBADF), failed(EBADF)
         self.way: NamespaceHandle | None = None
         self.types = {each.flag: each for each in TYPES}
 
     def __enter__(self) -> _Walk:
         try:
-            self.proc = os.open("/proc", _native.O_PATH | _native.O_DIRECTORY | os.O_CLOEXEC)
-            if _native.fs_magic(self.proc) != _native.constant("PROC_SUPER_MAGIC"):
+            self.proc = _scan.open_at(-1, "/proc", _native.O_PATH | _native.O_DIRECTORY)
+            proc = self.proc.number
+            if proc < 0:
+                raise NamespaceError(-proc, None, "/proc", step="open /proc")
+            if _native.fs_magic(proc) != _native.constant("PROC_SUPER_MAGIC"):
                 raise NamespaceError(EXDEV, None, "/proc", step="open /proc", hint=hint(EXDEV, "open_own"))
-            self.device = os.stat("thread-self/ns/mnt", dir_fd=self.proc).st_dev
-        except NamespaceError:
-            self.__exit__()
-            raise
-        except OSError as error:
-            self.__exit__()
-            raise NamespaceError(error.errno or EINVAL, None, "/proc", step="open /proc") from None
+            try:
+                self.device = os.stat("thread-self/ns/mnt", dir_fd=proc).st_dev
+            except OSError as error:
+                raise NamespaceError(error.errno or EINVAL, None, "/proc", step="open /proc") from None
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for fd in (self.proc, self.route):
-            if fd >= 0:
-                os.close(fd)
-        self.proc = self.route = -1
+        self.proc.__exit__()
+        self.route.__exit__()
         if self.way is not None:
             self.way.close()
 
     def run(self) -> None:
         scan = self._scan()
+        self._look_for_pid_1()
         if NamespaceType.NET in self.wanted:  # not before, or it would be found; without one, nsid is not told
             self.route = _scan.route_socket()
-            _refuse(-self.route)
+            _refuse(-self.route.number)
         rows = array("I", scan.processes)
         columns = {each: rows[2 + number :: TASK_WIDTH] for number, each in enumerate(TYPES)}
         self.tasks = Tasks(rows[0::TASK_WIDTH], columns)
@@ -175,16 +174,16 @@ class _Walk:
                     self._meet(inode, type, Reference("path", path), "children")
         self._meet_threads(array("I", scan.threads))
         self._meet_links(array("I", scan.links))
+        if {"fds", "sockets", "mounts", "ancestors"} <= set(self.sources):
+            self._list()  # before the mounts, which are looked for in what it finds too
         if "mounts" in self.sources:
             self._walk_mounts()
-        if {"fds", "sockets", "mounts", "ancestors"} <= set(self.sources):
-            self._list()
 
     def _scan(self) -> Scan:
         sources = set(self.sources) - {"ancestors", "mounts"}
         if "sockets" in sources and NamespaceType.NET not in self._columns():
             sources.remove("sockets")
-        if "sockets" in sources and os.readlink("self", dir_fd=self.proc) != str(os.getpid()):
+        if "sockets" in sources and os.readlink("self", dir_fd=self.proc.number) != str(os.getpid()):
             sources.remove("sockets")
             self.unseen.append("sockets: /proc is of another pid namespace, so that its pids are not the caller's")
         columns = self._columns()
@@ -195,10 +194,17 @@ class _Walk:
             names.append(f"{each.proc_name}_for_children" if asked else None)
         if "fds" in sources and not rows:  # whose links are known by these names
             names[:8] = [each.proc_name if each in columns else None for each in TYPES]
-        scan = Scan(self.proc, names, sources, self.device)
+        scan = Scan(self.proc.number, names, sources, self.device)
         for (source, reason), count in scan.skipped.items():
             self._skip(source, reason, count)
         return scan
+
+    def _look_for_pid_1(self) -> None:
+        """Tell of a /proc that hides processes (hidepid): the pid 1 that every pid namespace has is not there then."""
+        try:
+            os.stat("1", dir_fd=self.proc.number)
+        except FileNotFoundError:
+            self.unseen.append("processes: /proc does not list those of others (hidepid), so that they are not counted")
 
     def _columns(self) -> frozenset[NamespaceType]:
         """Tell which types have to be looked at: user namespaces own all others, and mount namespaces hold mounts."""
@@ -219,13 +225,10 @@ class _Walk:
         others: Iterator[int] | None = None
         each: int | None = pid
         while each is not None:
-            try:
-                fd = os.open(f"{each}/ns/{type.proc_name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
-            except OSError as error:
-                _refuse(error.errno)
-            else:
-                if self._describe(fd, inode):
-                    return
+            fd = _scan.open_at(self.proc.number, f"{each}/ns/{type.proc_name}")
+            _refuse(-fd.number)
+            if fd.number >= 0 and self._describe(fd, inode):
+                return
             if others is None:
                 others = iter(self.tasks.of(type, inode)[1:])
             each = next(others, None)
@@ -235,9 +238,9 @@ class _Walk:
         """Describe what *reference* leads to, if it is not known yet; None if that leads elsewhere by now."""
         if inode not in self.found:
             fd = self._open_reference(reference)
-            if fd < 0:
+            if fd.number < 0:
                 reasons = {EACCES: "denied", EPERM: "denied", ENOENT: "ended", ESRCH: "ended", EBADF: "ended"}
-                self._skip(source, reasons.get(-fd, "failed"))
+                self._skip(source, reasons.get(-fd.number, "failed"))
                 return None
             if not self._describe(fd, inode):
                 self._skip(source, "ended")
@@ -246,35 +249,36 @@ class _Walk:
         found.refer(reference)
         return found
 
-    def _open_reference(self, reference: Reference) -> int:
+    def _open_reference(self, reference: Reference) -> Fd:
         try:
-            fd = open_reference(reference, self.device, self._open_found, self._pids)
+            fd = open_reference(reference, self.device, self._open_found, self._members)
         except NamespaceError as error:
-            fd = -(error.errno or EINVAL)
-        _refuse(-fd)
+            fd = failed(error.errno or EINVAL)
+        _refuse(-fd.number)
         return fd
 
-    def _describe(self, fd: int, inode: int | None) -> int:
+    def _describe(self, fd: Fd, inode: int | None) -> int:
         """Describe what *fd* is on, and with ancestors all above it; closes fd. Its inode number; 0 if it is not *inode*."""
-        pending: list[tuple[int, Facts | None]] = [(fd, None)]
-        answer = 0
+        pending, answer = [fd], 0
         try:
-            for fd, _ in pending:  # grows on the way up
+            for each in pending:  # grows on the way up
                 try:
-                    facts = _scan.describe(fd, self.route)
+                    facts = _scan.describe(each.number, self.route.number)
                 except NamespaceError as error:
                     _refuse(error.errno)
                     continue
+                if facts[0] not in self.types:
+                    continue  # a type that is not known yet
                 if not answer:
                     if inode is not None and facts[2] != inode:
                         return 0
                     answer = facts[2]
                 self._note(facts)
                 if "ancestors" in self.sources:
-                    self._climb(fd, facts, pending)
+                    pending += self._climb(each.number, facts)
         finally:
-            for fd, _ in pending:
-                os.close(fd)
+            for each in pending:
+                each.__exit__()
         return answer
 
     def _note(self, facts: Facts) -> _Found:
@@ -285,13 +289,13 @@ class _Walk:
             found.facts = facts
         return found
 
-    def _climb(self, fd: int, facts: Facts, pending: list[tuple[int, Facts | None]]) -> None:
+    def _climb(self, fd: int, facts: Facts) -> Iterator[Fd]:
         for kind, inode in (("owner", facts[4]), ("parent", facts[5])):
             if inode and inode not in self.found:
-                above = _native.ioctl(fd, KIN[kind])
-                _refuse(-above)
-                if above >= 0:
-                    pending.append((above, None))
+                above = _scan.open_by_ioctl(fd, KIN[kind])
+                _refuse(-above.number)
+                if above.number >= 0:
+                    yield above
                     type = NamespaceType.USER if kind == "owner" else self.types[facts[0]]
                     self.found[inode] = _Found(type, None)
                     self.found[inode].refer(Reference(kind, of=(self.device, facts[2])))
@@ -299,13 +303,12 @@ class _Walk:
     # ---- threads, fds, sockets ----
 
     def _meet_threads(self, rows: array[int]) -> None:
-        columns = self._columns()
         for start in range(0, len(rows), TASK_WIDTH):
             pid, tid, *inodes = rows[start : start + TASK_WIDTH]
             process = self.tasks.inodes(pid)
             for number, inode in enumerate(inodes):
                 type = FOR_CHILDREN.get(number) or TYPES[number]
-                if not inode or type not in columns or process.get(type) == inode:
+                if not inode or process.get(type) == inode:
                     continue
                 name = type.proc_name if number < len(TYPES) else f"{type.proc_name}_for_children"
                 source = "threads" if number < len(TYPES) else "children"
@@ -325,7 +328,7 @@ class _Walk:
     # ---- mounts ----
 
     def _walk_mounts(self) -> None:
-        own = self._describe(os.open("thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc), None)
+        own = self._describe(self._own_mount_namespace(), None)
         self._meet_mount_namespaces(own)
         walked: set[int] = set()
         while True:
@@ -356,7 +359,7 @@ class _Walk:
         if not inode:
             return
         id = (self.device, mnt)
-        reference = Reference("path", path) if here else Reference("mount", path, of=id)
+        reference = Reference("pin", path) if here else Reference("mount", path, of=id)
         known = inode in self.found
         found = self._meet(inode, None, reference, "mounts")
         if found is None and not known:
@@ -377,32 +380,54 @@ class _Walk:
             if not isinstance(listed, int):
                 return [(text, os.fsdecode(path)) for text, path in zip(listed[0::2], listed[1::2], strict=True)]
             _refuse(-listed)
-        tasks = ["thread-self"] if inode == own else [str(pid) for pid in self.tasks.of(NamespaceType.MNT, inode)]
-        for task in tasks:
-            try:
-                fd = os.open(f"{task}/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
-                with open(fd, "rb") as file:
-                    return list(_nsfs_lines(file.read()))
-            except OSError as error:
-                _refuse(error.errno)
+        tasks = ["thread-self"] if inode == own else list(self._members((self.device, inode)))
+        best = next(filter(self._sees_all, tasks), None)
+        for task in tasks if best is None else (best, *tasks):
+            text = _scan.read_file(self.proc.number, f"{task}/mountinfo", whole=True)
+            if isinstance(text, bytes):
+                return list(_nsfs_lines(text))
+            _refuse(-text)
         return None
+
+    def _sees_all(self, task: str) -> bool:
+        """Tell whether the root of a task is that of its mount namespace: mountinfo shows what is below it only."""
+        try:
+            return os.readlink(f"{task}/root", dir_fd=self.proc.number) == "/"
+        except OSError:
+            return False
 
     def _meet_mount_namespaces(self, own: int) -> None:
         """Walk the kernel's list of all mount namespaces, to both ends; an older kernel, or little privilege, shows none."""
         for kind in ("next", "previous"):
-            inode = own
-            with _Fd(os.open("thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)) as here:
+            here, inode = self._own_mount_namespace(), own
+            try:
                 while inode:
-                    beside = _scan.mount_namespace_beside(here.fd, previous=kind == "previous")
-                    if beside < 0:
-                        _refuse(-beside)
+                    with here as fd:
+                        here = _scan.mount_namespace_beside(fd, previous=kind == "previous")
+                    _refuse(-here.number)
+                    if here.number < 0:
+                        self._tell_if_denied(-here.number, kind)
                         break
-                    here.replace(beside)
-                    before, inode = inode, os.fstat(beside).st_ino
+                    before, inode = inode, _scan.inode_on(self.device, here.number)
                     if inode not in self.found:
-                        self._describe(os.dup(beside), inode)
+                        self._describe(Fd(os.dup, here.number), inode)
                     if inode in self.found and not self.tasks.of(NamespaceType.MNT, inode):
                         self.found[inode].refer(Reference(kind, of=(self.device, before)))
+            finally:
+                here.__exit__()
+
+    def _tell_if_denied(self, errnum: int, kind: str) -> None:
+        # Also denied to root who is not in the initial pid namespace: what is his he sees by his processes.
+        if errnum == EPERM and kind == "next":
+            status = _scan.read_file(self.proc.number, "thread-self/status")
+            if isinstance(status, int) or not int(status.partition(b"CapEff:")[2].split(None, 1)[0], 16) >> 21 & 1:
+                self.unseen.append("mounts: mount namespaces that no process is in are listed for CAP_SYS_ADMIN only")
+
+    def _own_mount_namespace(self) -> Fd:
+        fd = _scan.open_at(self.proc.number, "thread-self/ns/mnt")
+        if fd.number < 0:
+            raise NamespaceError(-fd.number, None, "/proc", step="scan /proc")
+        return fd
 
     # ---- listns ----
 
@@ -412,14 +437,16 @@ class _Walk:
             if id not in known:
                 reference = Reference("id", fd=id)
                 fd = self._open_reference(reference)
-                inode = self._describe(fd, None) if fd >= 0 else 0
+                inode = self._describe(fd, None) if fd.number >= 0 else 0
                 if inode:
                     self.found[inode].refer(reference)
 
     # ---- the answer ----
 
-    def _pids(self, id: Id) -> list[int]:
-        return list(self.tasks.of(NamespaceType.MNT, id[1]))
+    def _members(self, id: Id) -> Iterator[str]:
+        """Name below /proc who is in a mount namespace: processes, then threads of others."""
+        yield from map(str, self.tasks.of(NamespaceType.MNT, id[1]))
+        yield from map(str, self.found[id[1]].threads)
 
     def _open_found(self, id: Id) -> NamespaceHandle:
         """Open a namespace that has been found, on the way to another; it is kept open for the next."""
@@ -431,10 +458,13 @@ class _Walk:
         return self.way.duplicate()
 
     def snapshot(self, *, everything: bool = False) -> Snapshot:
-        infos = [
-            self._info(inode, each) for inode, each in self.found.items() if everything or each.type in self.wanted
-        ]
-        return Snapshot(infos, self.tasks, sources=self.sources, skipped=self.skipped, unseen=self._unseen())
+        infos: list[NamespaceInfo] = []
+        others: list[NamespaceInfo] = []
+        for inode, each in self.found.items():
+            (infos if everything or each.type in self.wanted else others).append(self._info(inode, each))
+        return Snapshot(
+            infos, self.tasks, sources=self.sources, skipped=self.skipped, unseen=self._unseen(), others=others
+        )
 
     def _info(self, inode: int, found: _Found) -> NamespaceInfo:
         kept = {
@@ -466,24 +496,7 @@ class _Walk:
         }
         counts = {source: reasons.get("denied", 0) for source, reasons in self.skipped.items()}
         told = tuple(text.format(counts[source]) for source, text in words.items() if counts.get(source))
-        return (*self.unseen, *told)
-
-
-class _Fd:
-    """Owns an fd, and closes it at the end of the block."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def replace(self, fd: int) -> None:
-        self.fd, old = fd, self.fd
-        os.close(old)
-
-    def __enter__(self) -> _Fd:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        os.close(self.fd)
+        return (*told, *self.unseen)
 
 
 def _refuse(errnum: int | None) -> None:
@@ -497,9 +510,11 @@ def _nsfs_lines(mountinfo: bytes) -> Iterator[tuple[bytes, str]]:
     if b" - nsfs " not in mountinfo:
         return
     for line in mountinfo.split(b"\n"):
-        if b" - nsfs " in line:
-            fields = line.split(b" ")
-            yield fields[3], os.fsdecode(_unescape(fields[4]))
+        # A file system may show of itself what it likes after this.
+        before, _, after = line.partition(b" - ")
+        if after.startswith(b"nsfs "):
+            _, _, _, root, point, *_ = before.split(b" ")
+            yield root, os.fsdecode(_unescape(point))
 
 
 def _unescape(path: bytes) -> bytes:

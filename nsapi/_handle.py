@@ -311,6 +311,7 @@ class NamespaceHandle(_switch.Leaving):
         return self.__reduce__()
 
     def __del__(self) -> None:
+        self._users = []  # nobody has it any more, also where KeyboardInterrupt came between _borrow and _release
         if getattr(self, "_closed", True):
             if getattr(self, "_fd", -1) >= 0:  # KeyboardInterrupt has ended close()
                 self._close_unused()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from errno import EINVAL, ENOENT, ESRCH
+from errno import EINVAL, ENOENT, ENOSYS, EPERM, ESRCH
 from typing import NamedTuple
 
 from nsapi import _native, _scan
@@ -14,7 +14,9 @@ from nsapi._types import NamespaceType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from nsapi._scan import Fd
 
 Id = tuple[int, int]
 
@@ -22,9 +24,9 @@ Id = tuple[int, int]
 class Reference(NamedTuple):
     """One way to a namespace.
 
-    ``path``: that path. ``mount``: that path in the mount namespace *of*. ``socket``: of process *pid*, number *fd*, whose
-    net namespace it is. ``owner``, ``parent``: of the namespace *of*. ``id``: by the kernel's id, *fd*. ``next``,
-    ``previous``: the mount namespace beside *of* in the kernel's list.
+    ``path``: that path. ``pin``: that mount point. ``mount``: that one in the mount namespace *of*. ``socket``: of process
+    *pid*, number *fd*, whose net namespace it is. ``owner``, ``parent``: of the namespace *of*. ``id``: by the kernel's id,
+    *fd*. ``next``, ``previous``: the mount namespace beside *of* in the kernel's list.
     """
 
     kind: str
@@ -34,7 +36,7 @@ class Reference(NamedTuple):
     of: Id = (0, 0)
 
     def __str__(self) -> str:
-        if self.kind == "path":
+        if self.kind in ("path", "pin"):
             return self.path
         if self.kind == "mount":
             return f"{self.path} in mount namespace {self.of[1]}"
@@ -51,29 +53,34 @@ KIN = {"owner": "NS_GET_USERNS", "parent": "NS_GET_PARENT"}
 
 
 def open_reference(
-    reference: Reference, device: int, open_other: Callable[[Id], NamespaceHandle], pids: Callable[[Id], list[int]]
-) -> int:
-    """Follow *reference*: an fd, which the caller owns, or -errno. It is on *device*, and may be of any namespace by now.
+    reference: Reference, device: int, open_other: Callable[[Id], NamespaceHandle], tasks: Callable[[Id], Iterable[str]]
+) -> Fd:
+    """Follow *reference*. What is opened is on *device*, and may be any namespace by now.
 
-    *open_other* opens another namespace, *pids* tells who is in one; both are asked only where the way leads there.
+    *open_other* opens another namespace, *tasks* tells who is in one, in words for /proc; both are asked only where the way
+    leads there.
     """
     kind = reference.kind
     if kind == "path":
         return _open_path(reference.path, device)
+    if kind == "pin":
+        fd = _opened(_open_mount_point("/", reference.path, device), device)
+        # Where openat2(2) is filtered, a file server on the way may be asked.
+        return _open_path(reference.path, device) if fd.number in (-ENOSYS, -EPERM) else fd
     if kind == "id":
         return _scan.open_by_id(reference.fd, 0, 0)
     if kind == "socket":
         return _open_socket(reference.pid, reference.fd)
     if kind == "mount":
-        for pid in pids(reference.of):
-            fd = _opened(_open_mount_point(f"/proc/{pid}/root", reference.path, device), device)
-            if fd >= 0:
+        for task in tasks(reference.of):
+            fd = _opened(_open_mount_point(f"/proc/{task}/root", reference.path, device), device)
+            if fd.number >= 0:
                 return fd
     with Closing(open_other(reference.of)) as other:
         if kind == "mount":
             return _open_inside(other, reference.path)
         if kind in KIN:
-            return _native.ioctl(other.fileno(), KIN[kind])
+            return _scan.open_by_ioctl(other.fileno(), KIN[kind])
         return _scan.mount_namespace_beside(other.fileno(), previous=kind == "previous")
 
 
@@ -92,103 +99,66 @@ class Closing:
         self._handle.close()
 
 
-def _open_path(path: str, device: int) -> int:
-    """Open a file of nsfs. Of something else, which it may be by now, only the place is opened."""
-    try:
-        probe = os.open(path, _native.O_PATH | os.O_CLOEXEC)
-    except OSError as error:
-        return -(error.errno or EINVAL)
-    return _opened(probe, device)
+def _open_path(path: str, device: int) -> Fd:
+    return _opened(_scan.open_at(-1, path, _native.O_PATH), device)
 
 
-def _open_mount_point(root: str, path: str, device: int) -> int:
+def _open_mount_point(root: str, path: str, device: int) -> Fd:
     """Open what is mounted at *path* below *root*, O_PATH: its symbolic links lead to nothing outside."""
-    try:
-        dir = os.open(root, _native.O_PATH | _native.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        return -(error.errno or EINVAL)
-    try:
-        return _scan.open_mount_point(dir, os.fsencode(path), device)
-    finally:
-        os.close(dir)
+    with _scan.open_at(-1, root, _native.O_PATH | _native.O_DIRECTORY) as dir:
+        return _scan.failed(-dir) if dir < 0 else _scan.open_mount_point(dir, os.fsencode(path), device)
 
 
-def _opened(probe: int, device: int) -> int:
-    """Open for ioctls what an O_PATH fd is on, which is closed; or hand -errno on."""
-    if probe < 0:
-        return probe
-    try:
-        if not _scan.inode_on(device, probe):
-            return -ENOENT
-        return os.open(f"/proc/self/fd/{probe}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        return -(error.errno or EINVAL)
-    finally:
-        os.close(probe)
+def _opened(probe: Fd, device: int) -> Fd:
+    """Open for ioctls what an O_PATH fd is on, which is closed. Of anything else only the place has been opened then."""
+    with probe as fd:
+        if fd < 0:
+            return _scan.failed(-fd)
+        if not _scan.inode_on(device, fd):
+            return _scan.failed(ENOENT)
+        return _scan.open_at(-1, f"/proc/thread-self/fd/{fd}")  # a thread may have a table of its own
 
 
-def _open_socket(pid: int, fd: int) -> int:
+def _open_socket(pid: int, fd: int) -> Fd:
     """Open the net namespace of another process's socket, through a copy of it."""
-    pidfd = _native.pidfd_open(pid)
-    if pidfd < 0:
-        return pidfd
-    try:
-        copy = _scan.pidfd_getfd(pidfd, fd)
-    finally:
-        os.close(pidfd)
-    if copy < 0:
-        return copy
-    try:
-        return _native.ioctl(copy, "SIOCGSKNS")
-    finally:
-        os.close(copy)
+    with _scan.pidfd_open(pid) as pidfd:
+        if pidfd < 0:
+            return _scan.failed(-pidfd)
+        with _scan.pidfd_getfd(pidfd, fd) as copy:
+            return _scan.failed(-copy) if copy < 0 else _scan.open_by_ioctl(copy, "SIOCGSKNS")
 
 
-def _open_inside(mnt: NamespaceHandle, path: str) -> int:
+def _open_inside(mnt: NamespaceHandle, path: str) -> Fd:
     """Open a path in a mount namespace that no process is in: in a thread that goes there, and ends."""
     import threading
 
-    lock, abandoned, found = threading.Lock(), False, [-ENOENT]
-    tid: list[int] = []
+    found, tid = [_scan.failed(ENOENT)], [0]
 
     def go() -> None:
-        tid.append(threading.get_native_id())
-        fd = -ENOENT
+        tid[0] = threading.get_native_id()
         try:
             with mnt.enter(unshare_fs=True):
                 fd = _open_mount_point("/", path, mnt.id[0])
+            found[0] = fd
         except OSError as error:
-            if fd >= 0:
-                os.close(fd)
-            fd = -(error.errno or EINVAL)
-        with lock:
-            if not abandoned:
-                found[0] = fd
-            elif fd >= 0:
-                os.close(fd)
+            found[0] = _scan.failed(error.errno or EINVAL)
 
     thread = threading.Thread(target=go, name="nsapi-mount-namespace", daemon=True)
     try:
         thread.start()
         thread.join()
+        for _ in range(1000):  # Python has joined it while the kernel still counts it, and refuses things to threads
+            if not os.path.exists(f"/proc/self/task/{tid[0]}"):
+                break
+            os.sched_yield()
     except RuntimeError:  # no thread can be started, as while children are born in another pid namespace
-        return -ESRCH
-    except BaseException:
-        with lock:
-            abandoned = True
-        if found[0] >= 0:
-            os.close(found[0])
-        raise
-    for _ in range(1000):  # Python has joined it while the kernel still counts it, and refuses things to threads
-        if not os.path.exists(f"/proc/self/task/{tid[0]}"):
-            break
-        os.sched_yield()
+        return _scan.failed(ESRCH)
     return _opened(found[0], mnt.id[0])  # here: there, /proc may be another, or a false one
 
 
-def check_same(fd: int, words: str, type: NamespaceType, id: Id, ns_id: int | None) -> NamespaceHandle:
+def check_same(fd: Fd, words: str, type: NamespaceType, id: Id, ns_id: int | None) -> NamespaceHandle:
     """Make a handle of *fd*, which is its own from here on; NamespaceError, ENOENT, where it is another namespace."""
-    handle = NamespaceHandle(_native.cell_of(fd), words)
+    handle = NamespaceHandle(fd.cell, words)
     if handle.type is type and handle.id == id and (ns_id is None or handle.ns_id == ns_id):
         return handle
     handle.close()

@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <stdbool.h>
@@ -26,7 +25,7 @@
 
 #include "_scan.h"
 
-enum { LISTING = 32 * 1024, MOUNTS_AT_ONCE = 512 };
+enum { LISTING = 32 * 1024, MOUNTS_AT_ONCE = 512, SMALLEST_MOUNT = 16 * 1024, LARGEST_MOUNT = 16 * 1024 * 1024 };
 #define BIT(source) (1 << (source))
 
 /* Closes at the end of the scope and keeps errno, so that a failure is one line. */
@@ -141,7 +140,7 @@ typedef struct {
     char *buffers;                      /* one of LISTING for /proc, one for what is below */
 } walk;
 
-/* 1: *row has what could be read; 0: nothing could, which has been counted; -1. */
+/* 1: *row has what could be read; 0: nothing could, which has been counted, and errno says why; -1. */
 static int read_row(walk *self, int dir, const char *path, int source, nsapi_task *row)
 {
     cleanup_close int ns = openat(dir, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -155,7 +154,7 @@ static int read_row(walk *self, int dir, const char *path, int source, nsapi_tas
         ssize_t length = readlinkat(ns, self->names[column], text, sizeof text - 1);
         if (length < 0) {
             if (errno == EACCES) /* the answer would be the same for each type */
-                break;
+                return skip(self->scan, source) < 0 ? -1 : some;
             continue; /* a zombie has lost most of them, an old kernel never had time */
         }
         text[length] = '\0';
@@ -165,6 +164,18 @@ static int read_row(walk *self, int dir, const char *path, int source, nsapi_tas
         some = true;
     }
     return some ? 1 : skip(self->scan, source);
+}
+
+/* Keeps of a thread's row what is not its process's. Whether that is anything. */
+static bool keep_other(nsapi_task *thread, const nsapi_task *process)
+{
+    bool other = false;
+    for (int column = 0; column < NSAPI_COLUMNS; column++) {
+        if (thread->ns[column] == process->ns[column])
+            thread->ns[column] = 0;
+        other |= thread->ns[column] != 0;
+    }
+    return other;
 }
 
 static int scan_threads(walk *self, int process, const nsapi_task *first)
@@ -187,7 +198,7 @@ static int scan_threads(walk *self, int process, const nsapi_task *first)
         int read = read_row(self, fd, path, NSAPI_THREADS, &row);
         if (read < 0)
             return -1;
-        if (read == 0 || memcmp(row.ns, first->ns, sizeof row.ns) == 0)
+        if (read == 0 || !keep_other(&row, first))
             continue;
         nsapi_task *kept = one_more(&self->scan->threads, sizeof *kept);
         if (!kept)
@@ -281,7 +292,7 @@ static int scan_fds(walk *self, int process, uint32_t pid)
         uint32_t ns = 0;
         if (column >= 0)
             ns = number(text + self->lengths[column] + 2);
-        else if (text[0] == '/' && strncmp(text, "/dev/", 5) != 0) /* it may have been opened where it is mounted */
+        else if (text[0] == '/') /* it may have been opened where it is mounted */
             ns = inode_on(self->device, fd, name, 0);
         if (ns && add_link(self, (nsapi_link){ pid, number(name), ns, NSAPI_FDS }) < 0)
             return -1;
@@ -312,14 +323,17 @@ static int scan_process(walk *self, const char *name)
     }
     if (self->sources & ROWS) {
         int read = read_row(self, dir, rest, NSAPI_PROCESSES, &row);
-        if (read <= 0)
-            return read; /* who hides this hides its fds too */
-        if (self->sources & (BIT(NSAPI_PROCESSES) | BIT(NSAPI_CHILDREN))) {
+        if (read < 0)
+            return -1;
+        if (!read && (errno == EACCES || errno == EPERM))
+            return 0; /* who hides this hides its threads and fds too */
+        if (read && self->sources & (BIT(NSAPI_PROCESSES) | BIT(NSAPI_CHILDREN))) {
             nsapi_task *kept = one_more(&self->scan->processes, sizeof *kept);
             if (!kept)
                 return -1;
             *kept = row;
         }
+        /* Also where there is no row: the first thread may have ended, and the others live on. */
         if (self->sources & BIT(NSAPI_THREADS) && scan_threads(self, process, &row) < 0)
             return -1;
     }
@@ -346,6 +360,33 @@ int nsapi_scan_proc(int proc, const char *const *names, int sources, uint64_t de
         result = scan_process(&self, name) < 0 ? -errno : 0;
     free(self.buffers);
     return result ? result : -processes.error;
+}
+
+/* ---- one file ---- */
+
+int nsapi_open_at(int dir, const char *path, int flags)
+{
+    int fd = openat(dir, path, flags | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+int64_t nsapi_read_file(int dir, const char *path, char *ret, int64_t room)
+{
+    int64_t used = 0;
+    cleanup_close int fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    while (used < room) {
+        ssize_t count = read(fd, ret + used, (size_t)(room - used));
+        if (count < 0 && errno == EINTR)
+            continue;
+        if (count < 0)
+            return -errno;
+        if (count == 0)
+            break;
+        used += count;
+    }
+    return used;
 }
 
 /* ---- one namespace ---- */
@@ -388,9 +429,9 @@ static int64_t ask_nsid(int route, int fd)
     return -1;
 }
 
-int nsapi_route_socket(void)
+int nsapi_netlink_socket(int protocol)
 {
-    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol);
     return fd < 0 ? -errno : fd;
 }
 
@@ -507,12 +548,35 @@ static int64_t put(char *ret, int64_t room, int64_t used, const char *text)
     return used + length;
 }
 
+static void free_owned(nsapi_statmount **mount)
+{
+    free(*mount);
+}
+
+/*
+ * Ask for one mount in *found, of *size bytes, which grow: a mount point may be deeper than any path that is opened at once.
+ * 1; 0: it was unmounted meanwhile; -1.
+ */
+static int ask_mount(const nsapi_mnt_id_req *request, nsapi_statmount **found, size_t *size)
+{
+    while (syscall(SYS_statmount, request, *found, *size, 0U) < 0) {
+        if (errno != EOVERFLOW || *size >= LARGEST_MOUNT)
+            return errno == ENOMEM ? -1 : 0;
+        void *more = realloc(*found, 2 * *size);
+        if (!more)
+            return -1;
+        *found = more;
+        *size *= 2;
+    }
+    return 1;
+}
+
 int64_t nsapi_nsfs_mounts(uint64_t id, char *ret, int64_t room)
 {
-    union {
-        nsapi_statmount mount;
-        char bytes[sizeof(nsapi_statmount) + 2 * PATH_MAX];
-    } found;
+    size_t size = SMALLEST_MOUNT;
+    __attribute__((cleanup(free_owned))) nsapi_statmount *found = malloc(size);
+    if (!found)
+        return -ENOMEM;
     uint64_t mounts[MOUNTS_AT_ONCE];
     nsapi_mnt_id_req list = { .size = sizeof list, .mnt_id = NSAPI_LSMT_ROOT, .mnt_ns_id = id };
     int64_t used = 0;
@@ -524,15 +588,19 @@ int64_t nsapi_nsfs_mounts(uint64_t id, char *ret, int64_t room)
         for (long each = 0; each < count; each++) {
             nsapi_mnt_id_req one = { .size = sizeof one, .mnt_id = mounts[each], .mnt_ns_id = id };
             one.param = NSAPI_STATMOUNT_SB_BASIC;
-            if (syscall(SYS_statmount, &one, &found, sizeof found, 0U) < 0 || found.mount.sb_magic != NSFS_MAGIC)
-                continue; /* unmounted meanwhile, or something else */
-            one.param |= NSAPI_STATMOUNT_MNT_ROOT | NSAPI_STATMOUNT_MNT_POINT;
-            if (syscall(SYS_statmount, &one, &found, sizeof found, 0U) < 0)
-                continue;
-            if (!(found.mount.mask & NSAPI_STATMOUNT_MNT_POINT))
-                continue; /* not below our root */
-            used = put(ret, room, used, found.mount.str + found.mount.mnt_root);
-            used = used < 0 ? used : put(ret, room, used, found.mount.str + found.mount.mnt_point);
+            int there = ask_mount(&one, &found, &size);
+            if (there > 0 && found->sb_magic == NSFS_MAGIC) {
+                one.param |= NSAPI_STATMOUNT_MNT_ROOT | NSAPI_STATMOUNT_MNT_POINT;
+                there = ask_mount(&one, &found, &size);
+            } else if (there > 0) {
+                continue; /* something else */
+            }
+            if (there < 0)
+                return -errno;
+            if (!there || !(found->mask & NSAPI_STATMOUNT_MNT_POINT))
+                continue; /* or it is not below our root */
+            used = put(ret, room, used, found->str + found->mnt_root);
+            used = used < 0 ? used : put(ret, room, used, found->str + found->mnt_point);
             if (used < 0)
                 return -errno;
         }

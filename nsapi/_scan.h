@@ -10,7 +10,7 @@
 
 enum nsapi_source {
     NSAPI_PROCESSES,        /* a row for each */
-    NSAPI_THREADS,          /* a row for each that is elsewhere than its process */
+    NSAPI_THREADS,          /* a row for each that is elsewhere than its process, with what is not its process's */
     NSAPI_CHILDREN,         /* only a word for what is skipped: the columns come with the processes */
     NSAPI_FDS,              /* a link for each that is open on a namespace */
     NSAPI_SOCKETS,          /* a link for each socket, with its net namespace */
@@ -49,6 +49,11 @@ typedef struct {
 int nsapi_scan_proc(int proc, const char *const *names, int sources, uint64_t device, nsapi_scan *scan);
 void nsapi_scan_free(nsapi_scan *scan);
 
+/* Open a file, close-on-exec. The fd, or -errno. */
+int nsapi_open_at(int dir, const char *path, int flags);
+/* Read a file of procfs: its first *room* bytes, in *ret*. How many, or -errno. */
+int64_t nsapi_read_file(int dir, const char *path, char *ret, int64_t room);
+
 typedef struct {
     uint64_t device, inode;
     uint64_t id;                    /* 0: the kernel tells none */
@@ -60,11 +65,14 @@ typedef struct {
 
 /* *route*: a NETLINK_ROUTE socket in the caller's net namespace, or -1. 0, or -errno: it is no namespace, no fds. */
 int nsapi_describe(int fd, int route, nsapi_facts *ret);
-int nsapi_route_socket(void);
+int nsapi_netlink_socket(int protocol);
 
 /* Open a namespace by what it is (Linux 6.18; by id alone 6.19). The fd, or -errno. */
 int nsapi_open_by_id(uint64_t id, uint64_t type, uint64_t inode);
-/* The ids of up to *count* namespaces of *types* after *last*, as listns(2) has them (Linux 6.19). How many, or -errno. */
+/*
+ * The ids of up to *count* namespaces of *types* after *last*, as listns(2) has them (Linux 6.19). How many, or -errno; where
+ * none has a greater id than *last* that is ENOENT.
+ */
 int nsapi_list_ids(uint64_t last, uint64_t types, uint64_t *ret, int count);
 /* The mount namespace beside that of *fd* in the kernel's list (Linux 6.13). The fd, or -errno; ENOENT at its end. */
 int nsapi_mount_namespace_beside(int fd, int previous);

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import os
 from errno import ERANGE
 
+from nsapi import _native
 from nsapi._errors import NamespaceError
 from nsapi._native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     #: type (CLONE_NEW*), device, inode, id or 0, inodes of owner and parent or 0, uid of who made it or -1, nsid or -1
@@ -18,6 +20,59 @@ if TYPE_CHECKING:
 
 #: The uint32 of a task: pid, tid, then an inode number for each name; and of a link: pid, fd, inode, source.
 TASK_WIDTH, LINK_WIDTH = 12, 4
+
+
+#: How many bytes of a file of procfs are read; where it is read whole, at first.
+ROOM = 1 << 16
+
+
+class Fd:
+    """Owns the fd that a function of C has opened: ``number``, or -errno where there is none.
+
+    It is closed at the end of a block; where KeyboardInterrupt comes before that, with this object: see new_cell.
+    """
+
+    __slots__ = ("cell",)
+
+    def __init__(self, function: Callable[..., int], *arguments: object) -> None:
+        self.cell = _native.new_cell()
+        _native.fill(self.cell, function, *arguments)
+
+    @property
+    def number(self) -> int:
+        return int(self.cell[0])
+
+    def __enter__(self) -> int:
+        return int(self.cell[0])
+
+    def __exit__(self, *exc: object) -> None:
+        _native.close_cell(self.cell)
+
+
+def failed(errnum: int) -> Fd:
+    """Make an Fd that is none, for this reason."""
+    return Fd(int, -errnum)
+
+
+def open_at(dir: int, path: str, flags: int = os.O_RDONLY) -> Fd:
+    """Open a file, close-on-exec; below *dir* if *path* does not begin with a slash."""
+    return Fd(lib.nsapi_open_at, dir, os.fsencode(path), flags)
+
+
+def read_file(dir: int, path: str, *, whole: bool = False) -> bytes | int:
+    """Read a file of procfs, or its first 64 KiB; or -errno."""
+    room = ROOM
+    while True:
+        buffer = _uncleared("char[]", room)
+        used = int(lib.nsapi_read_file(dir, path.encode(), buffer, room))
+        if used < 0:
+            return used
+        if used < room or not whole:
+            return bytes(ffi.buffer(buffer, used))
+        room *= 4
+
+
+_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 def _rows(array: Any, width: int) -> bytes:
@@ -49,37 +104,60 @@ def describe(fd: int, route: int) -> Facts:
     return raw.type, raw.device, raw.inode, raw.id, raw.owner, raw.parent, raw.owner_uid, raw.nsid
 
 
-def route_socket() -> int:
-    """Open a socket of rtnetlink(7) in the caller's net namespace; that, or -errno."""
-    return int(lib.nsapi_route_socket())
+def route_socket() -> Fd:
+    """Open a socket of rtnetlink(7) in the caller's net namespace."""
+    return Fd(lib.nsapi_netlink_socket, 0)
 
 
-def open_by_id(id: int, type: int, inode: int) -> int:
-    """Open a namespace by what it is (Linux 6.18); that, or -errno."""
-    return int(lib.nsapi_open_by_id(id, type, inode))
+def open_by_id(id: int, type: int, inode: int) -> Fd:
+    """Open a namespace by what it is (Linux 6.18)."""
+    return Fd(lib.nsapi_open_by_id, id, type, inode)
+
+
+def open_by_ioctl(fd: int, request: str) -> Fd:
+    """Open what the ioctl named *request* gives of *fd*."""
+    return Fd(lib.nsapi_ioctl, fd, getattr(lib, request), ffi.NULL)
 
 
 def list_ids(types: int) -> list[int] | None:
     """List the ids of all namespaces of *types* that the caller may see, by listns(2); None before Linux 6.19."""
     page = ffi.new("uint64_t[]", 512)
+
+    def ask(last: int) -> Sequence[int] | int:
+        count = int(lib.nsapi_list_ids(last, types, page, len(page)))
+        return count if count < 0 else list(page[0:count])
+
+    return all_pages(ask)
+
+
+def all_pages(ask: Callable[[int], Sequence[int] | int]) -> list[int] | None:
+    """Gather what *ask* tells of the ids greater than one, some at a time, or -errno; None where it cannot be asked at all.
+
+    listns(2) tells of no id by ENOENT, if it was asked for those after another. After an error half-way there is no more.
+    """
     found: list[int] = []
     while True:
-        count = int(lib.nsapi_list_ids(found[-1] if found else 0, types, page, len(page)))
-        if count < 0:
-            return None
-        found += page[0:count]
-        if count < len(page):
+        page = ask(found[-1] if found else 0)
+        if isinstance(page, int):
+            return found or None
+        if not page:
             return found
+        found += page
 
 
-def mount_namespace_beside(fd: int, *, previous: bool) -> int:
-    """Open the mount namespace that is the next or previous in the kernel's list (Linux 6.13); that, or -errno."""
-    return int(lib.nsapi_mount_namespace_beside(fd, previous))
+def mount_namespace_beside(fd: int, *, previous: bool) -> Fd:
+    """Open the mount namespace that is the next or previous in the kernel's list (Linux 6.13)."""
+    return Fd(lib.nsapi_mount_namespace_beside, fd, previous)
 
 
-def pidfd_getfd(pidfd: int, fd: int) -> int:
-    """Copy an fd of another process; that, or -errno."""
-    return int(lib.nsapi_pidfd_getfd(pidfd, fd))
+def pidfd_open(pid: int) -> Fd:
+    """Open a pidfd of a process."""
+    return Fd(lib.nsapi_pidfd_open, pid, 0)
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> Fd:
+    """Copy an fd of another process."""
+    return Fd(lib.nsapi_pidfd_getfd, pidfd, fd)
 
 
 def inode_on(device: int, fd: int) -> int:
@@ -87,16 +165,16 @@ def inode_on(device: int, fd: int) -> int:
     return int(lib.nsapi_inode_on(device, fd))
 
 
-def open_mount_point(dir: int, path: bytes, device: int) -> int:
-    """Open *path*, O_PATH, with *dir* as its root, if it is on *device*; no file server is asked. That, or -errno."""
-    return int(lib.nsapi_open_mount_point(dir, path, device))
+def open_mount_point(dir: int, path: bytes, device: int) -> Fd:
+    """Open *path*, O_PATH, with *dir* as its root, if it is on *device*; no file server is asked."""
+    return Fd(lib.nsapi_open_mount_point, dir, path, device)
 
 
 def nsfs_mounts(id: int) -> list[bytes] | int:
     """List the mounts of namespaces in the mount namespace *id*: text and mount point by turns; or -errno (Linux 6.11)."""
     room = 1 << 16
     while True:
-        buffer = ffi.new("char[]", room)
+        buffer = _uncleared("char[]", room)
         used = int(lib.nsapi_nsfs_mounts(id, buffer, room))
         if used >= 0:
             return bytes(ffi.buffer(buffer, used)).split(b"\0")[:-1]

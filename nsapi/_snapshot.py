@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from errno import EACCES, EMFILE, ENFILE, ENOENT, EPERM
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from nsapi._scan import Fd
     from nsapi._tasks import Process
 
 #: The version of what to_dict gives. A key that is added leaves it; one that goes, or changes its meaning, raises it.
@@ -35,10 +35,13 @@ class Pin(NamedTuple):
 
 
 class Thread(NamedTuple):
-    """A thread that is elsewhere than its process."""
+    """A thread that is elsewhere than its process; its words are where it is below /proc."""
 
     pid: int
     tid: int
+
+    def __str__(self) -> str:
+        return f"{self.pid}/task/{self.tid}"
 
 
 class NamespaceInfo:
@@ -166,7 +169,7 @@ class NamespaceInfo:
         By its id where the kernel can (Linux 6.18, with privilege), else by each of its references until one is right. A
         bind mount in a mount namespace that no process is in is opened by a thread that goes there and ends; the calling
         thread stays where it is. Raises NamespaceError: ``ENOENT`` it is gone, or nothing leads to it any more; ``EACCES``
-        what leads to it may not be opened.
+        what leads to it may not be opened. Without ``ns_id``, one that has the same inode number by now is taken for it.
         """
         return self._open(set())
 
@@ -174,34 +177,32 @@ class NamespaceInfo:
         asked.add(self.id)
         words, denied = f"{self.type.proc_name}:[{self.id[1]}]", 0
         for fd in self._ways(asked):
-            if fd >= 0:
+            errnum = -fd.number
+            if errnum <= 0:
                 try:
                     return check_same(fd, words, self.type, self.id, self.ns_id)
                 except NamespaceError as error:
-                    fd = -(error.errno or ENOENT)
-            if -fd in (EMFILE, ENFILE):
-                raise NamespaceError(-fd, None, words, step=f"open {words}", type=self.type)
-            if -fd in (EACCES, EPERM):
-                denied = -fd
+                    errnum = error.errno or ENOENT
+            if errnum in (EMFILE, ENFILE):
+                raise NamespaceError(errnum, None, words, step=f"open {words}", type=self.type)
+            if errnum in (EACCES, EPERM):
+                denied = errnum
         errnum = denied or ENOENT
         why = hint(EACCES, "open") if denied else "it is gone, or nothing that was found leads to it any more"
         raise NamespaceError(errnum, None, words, step=f"open {words}", type=self.type, hint=why)
 
-    def _ways(self, asked: set[Id]) -> Iterator[int]:
+    def _ways(self, asked: set[Id]) -> Iterator[Fd]:
         if self.ns_id is not None:
             yield _scan.open_by_id(self.ns_id, self.type.flag, self.id[1])
-        for pid in self.pids:
-            try:
-                yield os.open(f"/proc/{pid}/ns/{self.type.proc_name}", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                yield -(error.errno or ENOENT)
+        for task in self._snapshot._members(self.id):
+            yield _scan.open_at(-1, f"/proc/{task}/ns/{self.type.proc_name}")
         for reference in self._references:
             try:
                 yield open_reference(
-                    reference, self.id[0], lambda other: self._snapshot._open(other, asked), self._snapshot._pids
+                    reference, self.id[0], lambda other: self._snapshot._open(other, asked), self._snapshot._members
                 )
             except NamespaceError as error:
-                yield -(error.errno or ENOENT)
+                yield _scan.failed(error.errno or ENOENT)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the facts as plain values, as documented at :meth:`Snapshot.to_dict`."""
@@ -266,7 +267,7 @@ class Snapshot:
     ``skipped``
         what could not be looked at, counted: ``{"processes": {"ended": 1, "denied": 2}}``
     ``unseen``
-        what may be missing for that reason, as sentences; empty for who may see everything
+        what may be missing for that reason, or is not even listed in /proc, as sentences; empty for who may see everything
     """
 
     def __init__(
@@ -278,13 +279,16 @@ class Snapshot:
         skipped: Mapping[str, Mapping[str, int]] | None = None,
         unseen: tuple[str, ...] = (),
         processes: Any = None,
+        others: Sequence[NamespaceInfo] = (),
     ) -> None:
         self._all = sorted(namespaces, key=lambda each: (_ORDER[each.type], each.id))
         self._by_id = {each.id: each for each in self._all}
         self._tasks, self._processes = tasks, processes or Processes()
         self._kin: dict[str, dict[Id, list[NamespaceInfo]]] = {}
         self.sources, self.skipped, self.unseen = sources, skipped or {}, unseen
-        for each in self._all:
+        # By way of these, which were not asked for, some of the others are opened.
+        self._known = {each.id: each for each in (*others, *self._all)}
+        for each in self._known.values():
             object.__setattr__(each, "_snapshot", self)
 
     def __iter__(self) -> Iterator[NamespaceInfo]:
@@ -425,13 +429,16 @@ class Snapshot:
             self._kin[name] = kin
         return self._kin[name]
 
-    def _pids(self, id: Id) -> list[int]:
-        info = self._by_id.get(id)
-        return list(info.pids) if info is not None else []
+    def _members(self, id: Id) -> Iterator[str]:
+        """Name below /proc who is in a namespace: processes, then threads of others."""
+        info = self._known.get(id)
+        if info is not None:
+            yield from map(str, info.pids)
+            yield from map(str, info.threads)
 
     def _open(self, id: Id, asked: set[Id]) -> NamespaceHandle:
         """Open one on the way to another; what is asked for already leads nowhere."""
-        info = self._by_id.get(id)
+        info = self._known.get(id)
         if info is None or id in asked:
             raise NamespaceError(ENOENT, None, f"namespace {id[1]}", step=f"open namespace {id[1]}")
         return info._open(asked)
@@ -465,5 +472,6 @@ def _cut_circles(above: dict[Id, Id | None]) -> None:
 
 
 def _dot(text: str) -> str:
-    """Quote for a label of Graphviz; a path may hold anything."""
+    """Quote for a label of Graphviz; a path may hold anything, also what is no UTF-8."""
+    text = text.encode("utf-8", "backslashreplace").decode()
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

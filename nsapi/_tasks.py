@@ -55,7 +55,7 @@ class Processes:
 
     def process(self, pid: int) -> Process | None:
         """Read all of it; None if it has ended."""
-        name = _read(f"/proc/{pid}/comm").rstrip(b"\n")
+        name = _read(f"/proc/{pid}/comm").removesuffix(b"\n")
         try:
             uid = os.stat(f"/proc/{pid}").st_uid
         except OSError:
@@ -65,18 +65,12 @@ class Processes:
 
 
 def _read(path: str) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (EMFILE, ENFILE):
-            raise NamespaceError(error.errno, None, path, step=f"read {path}") from None
-        return b""
-    try:
-        return os.read(fd, 1 << 16)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)
+    text = _scan.read_file(-1, path)
+    if isinstance(text, bytes):
+        return text
+    if text in (-EMFILE, -ENFILE):
+        raise NamespaceError(-text, None, path, step=f"read {path}")
+    return b""
 
 
 class Tasks:

@@ -115,8 +115,8 @@ def answer_enosys(*calls: tuple[str, int | None], errnum: int = 38) -> None:
     numbers = {"clone3": 435, "close_range": 436, "pidfd_open": 434, "openat2": 437, "pidfd_getfd": 438}
     numbers |= {"statmount": 457, "listmount": 458, "listns": 470}
     numbers |= {
-        "x86_64": {"ioctl": 16, "setns": 308, "statx": 332},
-        "aarch64": {"ioctl": 29, "setns": 268, "statx": 291},
+        "x86_64": {"ioctl": 16, "setns": 308, "statx": 332, "open_by_handle_at": 304},
+        "aarch64": {"ioctl": 29, "setns": 268, "statx": 291, "open_by_handle_at": 265},
     }[os.uname().machine]
     program: list[tuple[int, int, int, int]] = []
     for name, request in calls:

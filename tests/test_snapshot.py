@@ -9,12 +9,18 @@ from array import array
 from typing import Any
 
 import pytest
-from hypothesis import given
+from conftest import REPOSITORY
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nsapi import NamespaceInfo, NamespaceType, Snapshot
+from nsapi._reference import Reference
 from nsapi._snapshot import Pin, Thread
 from nsapi._tasks import Tasks
+
+# No test is timed, so neither are hypothesis's examples.
+settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 DEVICE = 4
 Id = tuple[int, int]
@@ -44,37 +50,51 @@ def snapshot_of(
     return Snapshot(infos, Tasks(array("I", pids), columns), processes=world or World({}, {}))
 
 
+class Choices:
+    """Takes decisions from bytes, which are drawn at once: to draw a hundred times takes a loaded machine too long."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = iter(data)
+
+    def number(self, first: int, last: int) -> int:
+        return first + next(self._data, 0) % (last - first + 1)
+
+    def among(self, choices: Any) -> Any:
+        return choices[self.number(0, len(choices) - 1)]
+
+
 @st.composite
 def hosts(draw: st.DrawFn) -> tuple[Snapshot, World]:
     """A host: user and pid namespaces in trees, others owned by somebody, processes somewhere; now and then a lie."""
-    types = draw(st.lists(st.sampled_from(list(NamespaceType)), max_size=12))
+    choose = Choices(draw(st.binary(min_size=256, max_size=256)))
+    types = [choose.among(list(NamespaceType)) for _ in range(choose.number(0, 12))]
     infos: list[NamespaceInfo] = []
     for number, type in enumerate([NamespaceType.USER, NamespaceType.PID, *types]):
         users = [each.id for each in infos if each.type is NamespaceType.USER]
         kin = [each.id for each in infos if each.type is type]
-        lie = draw(st.sampled_from([None, None, None, (DEVICE, draw(st.integers(100, 113))), (DEVICE, 9999)]))
-        owner = lie or (draw(st.sampled_from(users)) if users else None)
+        lie = choose.among([None, None, None, (DEVICE, choose.number(100, 113)), (DEVICE, 9999)])
+        owner = lie or (choose.among(users) if users else None)
         parent = None
         if type in (NamespaceType.USER, NamespaceType.PID) and kin:
-            parent = draw(st.sampled_from(kin))
+            parent = choose.among(kin)
         if type is NamespaceType.USER:
             owner = parent = lie or parent
-        path = draw(st.sampled_from([(), ("/run/x",), ('/a "b"\\n\n\udcff',)]))
+        path = choose.among([(), ("/run/x",), ('/a "b"\\n\n\udcff',)])
         pins = tuple(Pin(each, (DEVICE, 1), True) for each in path)
         facts = {
             "owner_id": owner,
             "parent_id": parent,
             "pinned": pins,
-            "ns_id": draw(st.none() | st.integers(1, 1 << 63)),
+            "ns_id": choose.among([None, 1, 1 << 63]),
         }
         infos.append(NamespaceInfo(type, (DEVICE, 100 + number), **facts))
     members: dict[int, dict[NamespaceType, int]] = {}
-    for pid in draw(st.sets(st.integers(1, 40), max_size=15)):
+    for pid in {choose.number(1, 40) for _ in range(choose.number(0, 15))}:
         members[pid] = {}
         for type in NamespaceType:
             there = [each.id[1] for each in infos if each.type is type]
-            members[pid][type] = draw(st.sampled_from([0, *there]))
-    parents = draw(st.dictionaries(st.integers(1, 40), st.integers(0, 40), max_size=20))
+            members[pid][type] = choose.among([0, *there])
+    parents = {choose.number(1, 40): choose.number(0, 40) for _ in range(choose.number(0, 20))}
     world = World(parents, {})
     return snapshot_of(infos, members, world), world
 
@@ -132,6 +152,14 @@ def test_json_holds_it_all(host: tuple[Snapshot, World]) -> None:
         assert told["owner"] == (list(info.owner_id) if info.owner_id else None)
 
 
+def test_the_schema_is_documented() -> None:
+    """Its keys are those of the tables in the reference, no more and no less."""
+    page = (REPOSITORY / "docs/reference/discover.rst").read_text().partition("The schema\n")[2]
+    rows = [line[:20] for line in page.splitlines() if line.startswith("`")]
+    documented = {name for row in rows for name in row.replace("`", "").replace(",", "").split()}
+    assert documented == KEYS | set(snapshot_of([], {}).to_dict())
+
+
 KEYS = set(
     "type id ns_id owner parent children owner_uid nsid nprocs leaders members threads pinned references".split()
 )
@@ -141,7 +169,12 @@ KEYS = set(
 def test_dot_is_one_graph(host: tuple[Snapshot, World]) -> None:
     """A line for each box and arrow; a path with quotes or newlines breaks none."""
     snapshot, _ = host
-    lines = snapshot.to_dot().split("\n")
+    lines = snapshot.to_dot().encode().decode().split("\n")
+    arrows = [each.owner.id for each in snapshot if each.owner is not None]
+    arrows += [each.parent.id for each in snapshot.by_type("pid") if each.parent is not None]
+    assert sorted(line.split()[0].strip('"') for line in lines if "->" in line) == sorted(
+        str(each[1]) for each in arrows
+    )
     assert (lines[0], lines[-2:]) == ("digraph namespaces {", ["}", ""])
     boxes = [line for line in lines[2:-2] if "->" not in line]
     assert len(boxes) == len(snapshot)
@@ -209,6 +242,11 @@ def test_process_tree_follows_the_parents() -> None:
     snapshot = snapshot_of(infos, members, World({5: 1, 7: 5, 8: 7}, {}))
     shown = [(depth, each.id[1]) for top in snapshot.tree("process") for depth, each in top.walk()]
     assert shown == [(0, 1), (1, 2), (2, 3), (0, 4)]
+    members = {3: {NamespaceType.UTS: 1}, 5: {NamespaceType.UTS: 2}, 9: {NamespaceType.UTS: 2}}
+    snapshot = snapshot_of(
+        [NamespaceInfo(NamespaceType.UTS, (DEVICE, inode)) for inode in (1, 2)], members, World({5: 9, 9: 3}, {})
+    )
+    assert [[child.namespace.id[1] for child in top.children] for top in snapshot.tree("process")] == [[2]]
 
 
 def test_deep_trees_need_no_deep_stack() -> None:
@@ -219,6 +257,16 @@ def test_deep_trees_need_no_deep_stack() -> None:
     (top,) = snapshot.tree("process")
     assert max(depth for depth, _ in top.walk()) == 4999
     assert repr(top) == "<Node <NamespaceInfo uts:[1]>, 1 children>"
+
+
+def test_ways_that_lead_in_a_circle_lead_nowhere() -> None:
+    """Each of two is to be opened by way of the other: neither is there any more."""
+    one, other = (DEVICE, 1), (DEVICE, 2)
+    ways = {one: Reference("next", of=other), other: Reference("previous", of=one)}
+    infos = [NamespaceInfo(NamespaceType.MNT, id, _references=(way,)) for id, way in ways.items()]
+    for each in snapshot_of(infos, {}):
+        with pytest.raises(FileNotFoundError, match="it is gone, or nothing that was found leads to it"):
+            each.open()
 
 
 def test_a_record_cannot_be_changed_and_equals_its_like() -> None:
@@ -238,6 +286,9 @@ def test_lookups_that_fail() -> None:
         snapshot.of(7)
     with pytest.raises(KeyError):
         snapshot.of(-1)
+    uts = NamespaceInfo(NamespaceType.UTS, (DEVICE, 1))
+    with pytest.raises(KeyError):
+        snapshot_of([uts], {1: {NamespaceType.UTS: 1}, 5: {NamespaceType.UTS: 1}}).of(3)
     with pytest.raises(ValueError, match="by: 'size' is none of owner, parent, process"):
         snapshot.tree("size")
     with pytest.raises(KeyError):
