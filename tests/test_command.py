@@ -53,7 +53,8 @@ class Command:
 
     def start(self, *words: str, **keywords: Any) -> subprocess.Popen[str]:
         keywords = {"stdout": subprocess.PIPE, **keywords}
-        return subprocess.Popen(self.argv(*words), stdin=subprocess.DEVNULL, text=True, cwd="/", **keywords)
+        keywords = {"stdin": subprocess.DEVNULL, **keywords}
+        return subprocess.Popen(self.argv(*words), text=True, cwd="/", **keywords)
 
 
 @pytest.fixture
@@ -84,12 +85,30 @@ ENDS = {
     "no such inode": (("show", "net:[17]"), 1, "net:[17] is no namespace that can be reached"),
     "no namespace": (("show", "/etc/passwd"), 1, "/etc/passwd"),
     "nothing to make": (("run", "--", "true"), 2, "neither --new nor --join is given"),
-    "made and joined": (("run", "--new", "net", "--join", "net=1", "true"), 2, "net: created and joined both"),
+    "made and joined": (("run", "--new", "user,net", "--join", "net=1", "true"), 2, "net: made by --new or joined by"),
+    "joined twice": (("run", "--join", "net=1", "--join", "net=2", "true"), 2, "net is joined twice"),
+    "two wholes": (("run", "--join", "1", "--join", "2", "true"), 2, "only one can be without its types"),
+    "help on nothing": (("help", "lsns"), 2, "nsapi: 'lsns' is none of the commands ls,"),
     "no pair": (("run", "--new", "user,time", "--time-offset", "boottime", "true"), 2, "form NAME=VALUE"),
+    "no seconds": (
+        ("run", "--new", "user,time", "--time-offset", "boottime= -1.5", "true"),
+        2,
+        "' -1.5' is no number of s",
+    ),
+    "no number of seconds": (
+        ("run", "--new", "user,time", "--time-offset", "boottime=unlimited", "true"),
+        2,
+        "as 86400",
+    ),
+    "no signal": (("run", "--new", "user", "--parent-death-signal", "NOPE", "true"), 2, "'NOPE' is no signal, as KILL"),
+    "no limit": (("run", "--new", "user", "--rlimit", "core=0:x", "true"), 2, "--rlimit: 'x' is no number"),
+    "maps twice": (("run", "--new", "user", "--map", "root", "--gid-map", "0:1:1", "true"), 2, "--map: it is for uids"),
     "no map": (("run", "--new", "user", "--map", "0:1", "true"), 2, "uid_mappings: "),
     "no uts for it": (("run", "--new", "user", "--hostname", "x", "true"), 2, "hostname: "),
     "no capability": (("run", "--new", "user", "--cap", "NOPE", "true"), 2, "CAP_NOPE"),
     "words that are no types": (("enter", "1", "ip", "a"), 2, "'ip' is no namespace type"),
+    "a program without --": (("enter", "1", "net", "ip", "a"), 2, "the program and its arguments stand after --"),
+    "no such name of a type": (("run", "--join", "uts=no-such", "true"), 1, "there is no uts namespace of the n"),
     "pin and keep": (("pin", "net", "x", "--from", "1", "--loopback"), 2, "--from keeps a namespace as it is"),
     "no such file to unpin": (("unpin", "/no/such/file"), 1, "No such file or directory"),
     "exit status": ((*NEW, "--", "sh", "-c", "exit 7"), 7, ""),
@@ -113,6 +132,14 @@ def test_it_ends_as_told(user: Runner, case: str) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("words", [("--", "sh"), ("sh",), ("--debug", "--", "sh")])
+def test_what_follows_the_program_is_its_own(user: Runner, words: tuple[str, ...]) -> None:
+    """Options, help and -- after the first word that is none of ours."""
+    script = ("-c", 'printf "%s\n" "$@"', "sh")
+    words_of_program = ("--help", "--", "--new", "-h", "--", "--debug")
+    assert Command(user).out(*NEW, *words, *script, *words_of_program).split() == list(words_of_program)
+
+
 def test_a_user_is_told_what_would_help(user: Runner) -> None:
     """The hint of the error is in the line."""
     done = Command(user)("run", "--new", "net", "--", "true")
@@ -129,22 +156,36 @@ def test_debug_shows_the_traceback(user: Runner, words: tuple[str, ...]) -> None
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last):\n")
     assert done.stderr.splitlines()[-1].startswith("nsapi: ")
+    traceback = command("--debug", "show", f"/no/{HOSTILE}").stderr
+    assert "Traceback" in traceback
+    assert traceback.replace("\n", "").isprintable()
 
 
-def test_output_that_nobody_reads_is_no_error_to_speak_of(user: Runner) -> None:
+@pytest.mark.parametrize("words", [("ls",), ("run", "--new", "user", "-h"), ("run", "--help"), ("--help",)])
+def test_output_that_nobody_reads_is_no_error_to_speak_of(user: Runner, words: tuple[str, ...]) -> None:
     """As with other commands, `| head` ends it silently; a full device or none at all is an error of one line."""
     command = Command(user)
     read, write = os.pipe()
     os.close(read)
-    done = command("ls", capture_output=False, stdout=write, stderr=subprocess.PIPE)
+    done = command(*words, capture_output=False, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
     with open("/dev/full", "w", encoding="ascii") as full:
-        done = command("ls", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        done = command(*words, capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (1, "nsapi: No space left on device\n")
     shell = ["sh", "-c", 'exec "$@" >&-', "sh"]
-    done = subprocess.run([*shell, *command.argv("ls")], stderr=subprocess.PIPE, text=True, cwd="/", timeout=60)
+    done = subprocess.run([*shell, *command.argv(*words)], stderr=subprocess.PIPE, text=True, cwd="/", timeout=60)
     assert (done.returncode, done.stderr) == (1, "nsapi: standard output is closed\n")
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("kill -TERM $$", -signal.SIGTERM), (None, 127)])
+def test_it_needs_no_standard_files(user: Runner, script: str | None, status: int) -> None:
+    """With none of the three it ends as told, and the program has none either."""
+    closed = "for fd in 0 1 2; do test ! -e /proc/self/fd/$fd || exit 1; done"
+    program = ("no-such-program",) if script is None else ("sh", "-c", f"{closed}; {script}")
+    argv = Command(user).argv("run", "--new", "user,pid", "--map", "current", "--init", "--", *program)
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+    assert subprocess.run([*shell, *argv], env=ENVIRONMENT, cwd="/", timeout=60).returncode == status
 
 
 # ---- ls, tree, show ----
@@ -157,7 +198,7 @@ def test_ls_has_what_lsns_has(as_root: Command) -> None:
     ours = " ".join(["exec", *as_root.argv("ls", "--json", "-o", columns)])
     script = f"""
         unshare --uts --ipc sleep 1000 & unshare --user --net sleep 1001 & setpriv --reuid 1 unshare -U sleep 1002 &
-        until [ $(lsns -n | wc -l) -ge 12 ]; do :; done
+        until [ $(lsns --list -n -o COMMAND | grep -c "^sleep 100") = 5 ]; do :; done
         (exec lsns --list -J -o {columns}) && ({ours}); kill $(pgrep -x sleep)
     """
     done = subprocess.run([*OWN_PROC, "sh", "-c", script], capture_output=True, text=True, timeout=60)
@@ -214,8 +255,8 @@ def test_show_tells_all_about_one(command: Command) -> None:
         assert [line.endswith("same as here") for line in rows[2:]] == [True] * 8
 
 
-HOSTILE = "x\033[31m\ny\udcff\u202ez"
-HARMLESS = r"x\x1b[31m\x0ay\xff\u202ez"
+HOSTILE = "x\033[31m\ny\udcff\u202e\x7f\x9bÿz"
+HARMLESS = r"x\x1b[31m\x0ay\xff\u202e\x7f\x9bÿz"
 
 
 def test_hostile_strings_are_harmless(command: Command) -> None:
@@ -234,6 +275,9 @@ def test_hostile_strings_are_harmless(command: Command) -> None:
             assert text.replace("\n", "").isprintable()
         assert HARMLESS in command.out("show", str(process.pid))
         assert command.json("show", str(process.pid))["command"].endswith(HOSTILE)
+        ascii = ("env", "PYTHONIOENCODING=ascii")
+        assert HARMLESS.replace("ÿ", r"\xff") in command.out("show", str(process.pid), under=ascii)
+        assert command.out("show", str(process.pid), "--json").replace("\n", "").isprintable()
     done = command("show", f"/no/{HOSTILE}")
     assert done.returncode == 1
     assert done.stderr[:-1].isprintable(), done.stderr
@@ -251,6 +295,7 @@ def test_names_are_pinned_shown_joined_and_unpinned(as_root: Command) -> None:
         {nsapi} pin net blue --loopback
         {nsapi} pin uts box --hostname inside
         {nsapi} pin ipc /run/kept.ipc --from $$
+        {nsapi} pin ipc "$(printf '/run/\\033[31m')"
         {nsapi} ls --persistent -n -o TYPE,NSFS,COMMAND
         {nsapi} show blue | grep -e ^pinned
         {nsapi} run --join net=blue --join uts=box -- sh -c 'hostname; cat /sys/class/net/lo/flags' || true
@@ -264,9 +309,48 @@ def test_names_are_pinned_shown_joined_and_unpinned(as_root: Command) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done
     assert re.search(r"^net +/run/netns/blue +\[/run/netns/blue\]$", done.stdout, re.MULTILINE), done.stdout
     assert re.search(r"^uts +/run/nsapi/uts/box ", done.stdout, re.MULTILINE), done.stdout
+    assert r"[/run/\x1b[31m]" in done.stdout
     lines = done.stdout.splitlines()
     assert re.fullmatch(r"pinned +/run/netns/blue", lines[-5])
     assert lines[-4:] == ["inside", lines[-3], "inside", "0"]
+
+
+def test_made_and_joined_in_one(as_root: Command) -> None:
+    """All that `run` is for in one line: some made, one joined, a map, a name, lo, a pid 1, and the program's status."""
+    nsapi = " ".join(as_root.argv())
+    tool("ip")
+    inside = (
+        "stat -Lc %i /proc/self/ns/net; hostname; id -u; ip -o link show lo up | grep -c LOOPBACK,UP; echo $$; exit 9"
+    )
+    script = f"""
+        set -e
+        {nsapi} pin net blue
+        stat -Lc %i /run/netns/blue
+        {nsapi} run --new user,pid,uts,mnt --join net=blue --map auto --hostname box --loopback --init -- sh -c '{inside}'
+    """
+    done = subprocess.run([*OWN_RUN, "sh", "-c", script], capture_output=True, text=True, cwd="/", timeout=60)
+    assert (done.returncode, done.stderr) == (9, ""), done
+    blue, *seen = done.stdout.split()
+    assert seen == [blue, "box", "0", "1", "2"]
+
+
+def test_a_users_own_names_are_found(user: Runner) -> None:
+    """Also net's, which are not where `ip netns` has them."""
+    nsapi = f"{user.python} -m nsapi"
+    script = f"""
+        mount -t tmpfs none /mnt && export XDG_RUNTIME_DIR=/mnt || exit
+        for type in net ipc; do
+            {nsapi} pin $type mine
+            stat -Lc %i /mnt/nsapi/$type/mine
+            {nsapi} run --join $type=mine -- stat -Lc %i /proc/self/ns/$type
+            {nsapi} enter mine $type -- stat -Lc %i /proc/self/ns/$type
+            {nsapi} unpin --type $type mine
+        done
+    """
+    done = Command(user)("run", "--new", "user,mnt", "--", "sh", "-c", script)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    net, ipc = done.stdout.split()[::3]
+    assert done.stdout.split() == [net] * 3 + [ipc] * 3
 
 
 # ---- run and enter ----
@@ -292,7 +376,14 @@ SHOWS = {
     ),
     "sysctl": (("--new", "ipc", "--sysctl", "kernel.msgmax=4242"), "cat /proc/sys/kernel/msgmax", "4242"),
     "propagation": (("--new", "mnt", "--propagation", "slave"), "grep -c shared: /proc/self/mountinfo", "0"),
-    "death signal": (("--parent-death-signal", "term"), "echo fine", "fine"),
+    "domainname": (("--new", "uts", "--domainname", "far"), "cat /proc/sys/kernel/domainname", "far"),
+    "maps": (("--uid-map", "7:{uid}:1", "--gid-map", "8:{gid}:1"), "id -u; id -g", "7\n8"),
+    "no limit": (("--rlimit", "CPU=unlimited"), "ulimit -t", "unlimited"),
+    "whole seconds": (
+        ("--new", "time", "--time-offset", "boottime=-9"),
+        "tail -n1 /proc/self/timens_offsets | tr -s ' '",
+        "boottime -9 0",
+    ),
 }  # fmt: skip
 
 
@@ -302,13 +393,23 @@ def test_options_of_run_are_fields_of_a_config(user: Runner, case: str) -> None:
     command = Command(user)
     options, script, wanted = SHOWS[case]
     uid = str(USER if os.geteuid() == 0 else os.geteuid())
-    words = [each.format(uid=uid) for each in options]
+    gid = str(USER if os.geteuid() == 0 else os.getegid())
+    words = [each.format(uid=uid, gid=gid) for each in options]
     done = command("run", "--new", "user", *words, "--", "sh", "-c", script)
     assert done.stderr == ""
     if wanted is not None:
         assert done.stdout.strip() == wanted.format(uid=uid)
     else:
         assert "LOOPBACK,UP" in done.stdout or done.stdout.strip() == "0x9", done.stdout
+
+
+def test_ids_of_the_program(as_root: Command) -> None:
+    """As many groups as are named, and none for ''."""
+    ids = ("--", "sh", "-c", "id -u; id -g; id -G; pwd")
+    done = as_root.out("run", "--new", "uts", "--uid", "5", "--gid", "6", "--groups", "7,8", *ids)
+    assert done.split() == ["5", "6", "6", "7", "8", "/"]
+    here = ("enter", str(os.getpid()), "uts", "--setuid", "5", "--setgid", "6", "--groups", "", "--wd", "/proc")
+    assert as_root.out(*here, *ids).split() == ["5", "6", "6", "/proc"]
 
 
 def test_enter_goes_to_all_that_differs(command: Command) -> None:
@@ -364,6 +465,47 @@ def test_signals_reach_the_program(user: Runner, options: tuple[str, ...]) -> No
     assert process.returncode == 0
 
 
+def test_a_death_signal_comes_when_nsapi_is_killed(user: Runner) -> None:
+    """Where nsapi can hand on nothing any more."""
+    command = Command(user)
+    options = ("--new", "user", "--parent-death-signal", "term")
+    with command.start("run", *options, "--", command.runner.python, "-ISc", LISTENS) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+        assert process.stdout.read() == "got SIGTERM\n"
+
+
+def test_a_signal_that_may_not_be_sent_is_no_end(as_root: Command) -> None:
+    """The program has become another user's: it is waited for all the same."""
+    tool("setpriv")
+    script = "trap 'echo by mistake' TERM; echo ready; read line; exit 5"
+    argv = as_root.argv("run", "--new", "uts", "--uid", "1", "--", "sh", "-c", script)
+    with subprocess.Popen(
+        ["setpriv", "--bounding-set=-kill", *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.terminate()
+        until_taken(process.pid, signal.SIGTERM)
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        assert process.stdout.read() == b""
+    assert process.returncode == 5
+
+
+def until_taken(pid: int, number: int) -> None:
+    """Wait until a process has fetched the signal that was sent to it."""
+    pending = 1 << number - 1
+    while pending & int(re.findall(r"^ShdPnd:\t(.*)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[0], 16):
+        os.sched_yield()
+
+
+#: Whatever happens to nsapi, a test leaves no program.
+LEAVES_NONE = (*NEW, "--parent-death-signal", "KILL", "--")
+
+
 class Terminal:
     """A session on a terminal of its own, in whose foreground the command is."""
 
@@ -375,6 +517,22 @@ class Terminal:
                 os.environ.pop(name, None)
             os.chdir("/")
             os.execvpe(argv[0], argv, {**os.environ, "TERM": "xterm", **environment})
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pid:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+        self.close()
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
     def until(self, words: str) -> None:
         while words not in self.text:
@@ -384,7 +542,7 @@ class Terminal:
 
     def rest(self) -> tuple[int, str]:
         """The status it ends with, and all it has written."""
-        while True:
+        while self.fd >= 0:
             try:
                 data = os.read(self.fd, 65536)
             except OSError:  # EIO: nobody has it open any more
@@ -392,30 +550,51 @@ class Terminal:
             if not data:
                 break
             self.text += data.decode()
-        os.close(self.fd)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]), self.text
+        assert select.select([self.pidfd], [], [], 30)[0], "it goes on"
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.pid = 0
+        return status, self.text
 
 
 def test_ctrl_c_comes_once(command: Command) -> None:
     """The terminal sends it to both; nsapi hands on no second, and stays until the program ends."""
-    terminal = Terminal(command.argv(*NEW, "--", command.runner.python, "-ISc", LISTENS))
-    terminal.until("ready")
-    os.write(terminal.fd, b"\x03")
-    terminal.until("got SIGINT")
-    os.write(terminal.fd, b"\x1c")
-    terminal.until("got SIGQUIT")
-    os.kill(terminal.pid, signal.SIGTERM)
-    status, text = terminal.rest()
+    with Terminal(command.argv(*LEAVES_NONE, command.runner.python, "-ISc", LISTENS)) as terminal:
+        terminal.until("ready")
+        os.write(terminal.fd, b"\x03")
+        terminal.until("got SIGINT")
+        os.write(terminal.fd, b"\x1c")
+        terminal.until("got SIGQUIT")
+        os.kill(terminal.pid, signal.SIGTERM)
+        status, text = terminal.rest()
     assert (status, text.count("got SIGINT"), text.count("got SIGQUIT")) == (0, 1, 1)
 
 
 def test_ctrl_c_ends_both(command: Command) -> None:
     """By the signal, so that a shell's loop ends too."""
-    terminal = Terminal(command.argv(*NEW, "--", "sh", "-c", "echo ready; exec sleep 1000"))
-    terminal.until("ready")
-    os.write(terminal.fd, b"\x03")
-    status, text = terminal.rest()
+    with Terminal(command.argv(*LEAVES_NONE, "sh", "-c", "echo ready; exec sleep 1000")) as terminal:
+        terminal.until("ready")
+        os.write(terminal.fd, b"\x03")
+        status, text = terminal.rest()
     assert (status, "ready" in text) == (-signal.SIGINT, True)
+
+
+def test_ctrl_c_is_handed_on_where_the_terminal_does_not_send_it(command: Command) -> None:
+    """To a program that is in a session of its own; else nothing would end the two."""
+    alone = "import os\nos.setsid()\n" + LISTENS
+    with Terminal(command.argv(*LEAVES_NONE, command.runner.python, "-ISc", alone)) as terminal:
+        terminal.until("ready")
+        os.write(terminal.fd, b"\x03")
+        terminal.until("got SIGINT")
+        os.kill(terminal.pid, signal.SIGTERM)
+        assert terminal.rest()[0] == 0
+
+
+def test_a_terminal_that_is_closed_ends_both(command: Command) -> None:
+    """It tells the leader of its session alone: here nsapi, as where ssh or a terminal's window started it."""
+    with Terminal(command.argv(*LEAVES_NONE, "sh", "-c", "echo ready; exec sleep 1000")) as terminal:
+        terminal.until("ready")
+        terminal.close()
+        assert terminal.rest()[0] == -signal.SIGHUP
 
 
 def test_ctrl_z_stops_both_and_fg_continues_both(user: Runner) -> None:
@@ -424,15 +603,14 @@ def test_ctrl_z_stops_both_and_fg_continues_both(user: Runner) -> None:
     shell = 'set -m; "$@"; echo stopped $?; fg >/dev/null; echo ended $?'
     payload = "import signal, sys; print('ready', flush=True); sys.exit(int(sys.stdin.readline()))"
     tool("bash")
-    terminal = Terminal(
-        ["bash", "-c", shell, "bash", *command.argv(*NEW, "--", command.runner.python, "-ISc", payload)]
-    )
-    terminal.until("ready")
-    os.write(terminal.fd, b"\x1a")
-    terminal.until("stopped 147")
-    os.write(terminal.fd, b"9\n")
-    terminal.until("ended 9")
-    assert terminal.rest()[0] == 0
+    argv = command.argv(*LEAVES_NONE, command.runner.python, "-ISc", payload)
+    with Terminal(["bash", "-c", shell, "bash", *argv]) as terminal:
+        terminal.until("ready")
+        os.write(terminal.fd, b"\x1a")
+        terminal.until("stopped 147")
+        os.write(terminal.fd, b"9\n")
+        terminal.until("ended 9")
+        assert terminal.rest()[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -448,8 +626,8 @@ def test_colours_and_width_are_for_terminals(
         try:
             assert long.stdout is not None
             words = ("ls", "-p", long.stdout.readline().strip(), "-t", "user,uts", "-o", "NS,TYPE,COMMAND")
-            terminal = Terminal(command.argv(*words), **environment)
-            status, text = terminal.rest()
+            with Terminal(command.argv(*words), **environment) as terminal:
+                status, text = terminal.rest()
             plain = command.out(*words)
         finally:
             long.terminate()
@@ -461,6 +639,28 @@ def test_colours_and_width_are_for_terminals(
     assert max(map(len, plain.splitlines())) > 400
     if columns is not None:
         assert max(map(len, lines)) == columns
+
+
+def test_wide_characters_are_cut_by_what_they_take(user: Runner) -> None:
+    """A row is never longer than the terminal is wide, and as long as it can be."""
+    command = Command(user)
+    wide, marked = "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 90, "e\N{DEVANAGARI VOWEL SIGN U}" * 180
+    script = "import os; print(os.getpid(), flush=True); input()"
+    for word, each in ((wide, 2), (marked, 1)):
+        program = (command.runner.python, "-ISc", script, word)
+        with command.start(*NEW, "--", *program, stdin=subprocess.PIPE) as process:
+            try:
+                assert process.stdout is not None
+                pid = process.stdout.readline().strip()
+                words = ("ls", "-p", pid, "-t", "uts", "-n", "-o", "TYPE,PID,COMMAND,NS")
+                with Terminal(command.argv(*words), COLUMNS="150", NO_COLOR="1", PYTHONUTF8="1") as terminal:
+                    status, text = terminal.rest()
+            finally:
+                process.terminate()
+        assert status == 0
+        row = next(line for line in text.splitlines() if line.startswith("uts"))
+        taken = sum(2 if char == wide[0] else char != marked[1] for char in row)
+        assert 150 - each < taken <= 150, row
 
 
 # ---- help, cost ----
