@@ -100,7 +100,6 @@ def _complain(*lines: str) -> None:
 
     if sys.stderr is not None:
         try:
-            sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
             for line in lines:
                 print(escape(line), file=sys.stderr)  # noqa: T201
         except OSError:

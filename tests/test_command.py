@@ -11,12 +11,14 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import REPOSITORY, USER, Runner, tool
 
+import nsapi
 from nsapi._command import COMMANDS, parse, parser_of
 
 #: Where names may be made, and nobody else sees them; with processes of its own.
@@ -28,6 +30,7 @@ OWN_RUN = (
 OWN_PROC = ("unshare", "--fork", "--pid", "--mount-proc")
 #: Folders that everybody may search: else a program that is not there is one that may not be looked for.
 ENVIRONMENT = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+ENVIRONMENT.pop("PYTHONUNBUFFERED", None)  # else no output waits to be written at the end
 
 
 class Command:
@@ -174,7 +177,9 @@ def test_output_that_nobody_reads_is_no_error_to_speak_of(user: Runner, words: t
         done = command(*words, capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (1, "nsapi: No space left on device\n")
     shell = ["sh", "-c", 'exec "$@" >&-', "sh"]
-    done = subprocess.run([*shell, *command.argv(*words)], stderr=subprocess.PIPE, text=True, cwd="/", timeout=60)
+    done = subprocess.run(
+        [*shell, *command.argv(*words)], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd="/", timeout=60
+    )
     assert (done.returncode, done.stderr) == (1, "nsapi: standard output is closed\n")
 
 
@@ -502,6 +507,72 @@ def until_taken(pid: int, number: int) -> None:
         os.sched_yield()
 
 
+SENDS_ITSELF = """
+import os, signal, sys
+import nsapi._payload
+class Popen(nsapi._payload.Popen):
+    def __init__(self, *args, **keywords):
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().__init__(*args, **keywords)
+nsapi._payload.Popen = Popen
+from nsapi.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("program", [("sleep", "1000"), ("no-such-program",)])
+def test_a_signal_while_it_starts_is_kept(user: Runner, program: tuple[str, ...]) -> None:
+    """The program gets it as soon as there is one; where it does not start, nsapi ends by it."""
+    argv = [*user.prefix, user.python, "-c", SENDS_ITSELF, *NEW, "--", *program]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd="/", timeout=60)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
+
+
+INTERRUPTS_ITSELF = """
+import os, signal, sys
+import nsapi._payload
+def create(*args, **keywords):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        print("taken back", flush=True)
+nsapi._payload.create = create
+from nsapi.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_lets_pin_take_back_what_it_has_made(user: Runner) -> None:
+    """Then it ends by the signal, without a word."""
+    argv = [*user.prefix, user.python, "-c", INTERRUPTS_ITSELF, "pin", "net", "blue"]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd="/", timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "taken back\n", "")
+
+
+def test_ignored_signals_stay_ignored(user: Runner) -> None:
+    """As under nohup(1). Ignored SIGCHLD does not lose the status."""
+    ignored = 1 << signal.SIGHUP - 1
+    script = f"set -- $(grep SigIgn /proc/self/status); test $((0x$2 & {ignored})) = {ignored} && exit 7"
+    done = Command(user)(*NEW, "--", "sh", "-c", script, under=("env", "--ignore-signal=HUP,CHLD"))
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_it_ends_as_the_program_also_as_pid_1(as_root: Command) -> None:
+    """Which no signal of its own ends: by the status that a shell would tell."""
+    words = ("run", "--new", "uts", "--", "sh", "-c", "kill -TERM $$")
+    assert as_root(*words, under=("unshare", "--fork", "--pid")).returncode == 128 + signal.SIGTERM
+
+
+def test_no_second_core_is_dumped(as_root: Command, tmp_path: Path) -> None:
+    """The program's own is enough."""
+    script = 'ulimit -c unlimited; cd "$0"; exec "$@"'
+    words = as_root.argv("run", "--new", "uts", "--", "sh", "-c", "ulimit -c 0; kill -QUIT $$")
+    process = subprocess.Popen(["sh", "-c", script, str(tmp_path), *words])
+    _, status = os.waitpid(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert (os.WTERMSIG(status), os.WCOREDUMP(status), list(tmp_path.iterdir())) == (signal.SIGQUIT, False, [])
+
+
 #: Whatever happens to nsapi, a test leaves no program.
 LEAVES_NONE = (*NEW, "--parent-death-signal", "KILL", "--")
 
@@ -702,15 +773,19 @@ def test_help_is_shown(user: Runner) -> None:
 
 @pytest.mark.parametrize("name", ["ls", "ls-persistent", "tree", "show"])
 def test_screens_are_what_the_command_prints(root: Runner, name: str) -> None:
-    """The pages show what docs/screens.py has made; it makes the same today, but for numbers."""
+    """The pages show what docs/screens.py has made; it makes the same today, but for numbers and what a kernel lacks."""
     code = (
         "import json, sys; sys.path.insert(0, 'docs'); import screens; print(json.dumps(screens.screen(sys.argv[1])))"
     )
     done = subprocess.run([root.python, "-c", code, name], capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
+    with closing(nsapi.current("net")) as here:
+        unknown = "kernel's id" if here.ns_id is None else "-"
+
     def shape(text: str) -> list[str]:  # inode numbers, by which they are sorted, come as they come
-        return sorted(words_of(re.sub(r"\d+|[├└]─|│ ", "N", line)) for line in text.splitlines())
+        lines = [line for line in text.splitlines() if not line.startswith(unknown)]
+        return sorted(words_of(re.sub(r"\d+|[├└]─|│ ", "N", line)) for line in lines)
 
     assert shape(json.loads(done.stdout)) == shape((SCREENS / f"{name}.txt").read_text(encoding="utf-8"))
 
