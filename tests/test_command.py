@@ -104,6 +104,8 @@ ENDS = {
         "as 86400",
     ),
     "no signal": (("run", "--new", "user", "--parent-death-signal", "NOPE", "true"), 2, "'NOPE' is no signal, as KILL"),
+    "no cgroup": (("run", "--new", "user", "--cgroup-path", "/no/such", "true"), 1, "open /no/such"),
+    "no cgroup to pin in": (("pin", "cgroup", "/tmp/x", "--cgroup-path", "/no/such"), 1, "open /no/such"),
     "no limit": (("run", "--new", "user", "--rlimit", "core=0:x", "true"), 2, "--rlimit: 'x' is no number"),
     "maps twice": (("run", "--new", "user", "--map", "root", "--gid-map", "0:1:1", "true"), 2, "--map: it is for uids"),
     "no map": (("run", "--new", "user", "--map", "0:1", "true"), 2, "uid_mappings: "),
@@ -233,7 +235,11 @@ def test_ls_of_a_process(command: Command) -> None:
     assert head.split() == ["NS", "TYPE", "NPROCS", "PID", "USER", "COMMAND", "PATH"]
     assert {line.split()[1] for line in lines} == {"uts", "net"}
     assert command.out("ls", "--type", "net").split()[:8] == "NS TYPE NPROCS PID USER NETNSID NSFS COMMAND".split()
-    assert re.fullmatch(r"(\d+\n)+", command.out("ls", "-n", "-o", "ns"))
+    assert re.fullmatch(r"(\d+\n)+", command.out("ls", "-n", "-o", "ns,NS"))
+    head, *lines = command.out("ls", "-o", "NPROCS,TYPE,NS,USER").splitlines()
+    for line in lines:
+        assert line == line.rstrip()
+        assert [line[: head.index(name) + len(name)].split()[-1] for name in ("NPROCS", "NS")] == line.split()[0:3:2]
 
 
 def test_tree_has_each_below_what_owns_it(command: Command) -> None:
@@ -258,6 +264,26 @@ def test_show_tells_all_about_one(command: Command) -> None:
         rows = command.out("show", str(os.getpid())).splitlines()
         assert rows[0].startswith(f"process {os.getpid()} of ")
         assert [line.endswith("same as here") for line in rows[2:]] == [True] * 8
+    alone = command.out("show", "/proc/self/ns/uts", under=("unshare", "--user", "--uts"))
+    assert "\nprocesses      1\n" in alone
+    assert "reached by" not in alone  # but by itself
+
+
+def test_show_tells_what_differs(user: Runner) -> None:
+    """Of a process; and a net namespace that has no number here is unassigned, in lsns's word."""
+    command = Command(user)
+    with command.start("run", "--new", "user,net", "--", "sh", "-c", "echo $$; exec sleep 1000") as there:
+        try:
+            assert there.stdout is not None
+            pid = there.stdout.readline().strip()
+            rows = command.out("show", pid).splitlines()[2:]
+            facts = command.json("show", pid)["namespaces"]
+            number = command.out("ls", "-p", pid, "-t", "net", "-n", "-o", "NETNSID")
+        finally:
+            there.terminate()
+    assert [line.split()[1] for line in rows if not line.endswith("same as here")] == ["user", "net"]
+    assert [each["type"] for each in facts if not each["same"]] == ["user", "net"]
+    assert number == "unassigned\n"
 
 
 HOSTILE = "x\033[31m\ny\udcff\u202e\x7f\x9bÿz"
@@ -302,6 +328,10 @@ def test_names_are_pinned_shown_joined_and_unpinned(as_root: Command) -> None:
         {nsapi} pin ipc /run/kept.ipc --from $$
         {nsapi} pin ipc "$(printf '/run/\\033[31m')"
         {nsapi} ls --persistent -n -o TYPE,NSFS,COMMAND
+        {nsapi} pin user own --map 0:0:1
+        {nsapi} pin net owned --owner own
+        echo "$({nsapi} ls -P -n -t net -o NSFS,ONS | grep owned)" $(stat -Lc %i /run/nsapi/user/own)
+        unshare --mount sh -c 'umount /run/netns/blue; {nsapi} ls -P -n -t net -o NSFS,COMMAND'
         {nsapi} show blue | grep -e ^pinned
         {nsapi} run --join net=blue --join uts=box -- sh -c 'hostname; cat /sys/class/net/lo/flags' || true
         {nsapi} enter box -- hostname
@@ -315,6 +345,8 @@ def test_names_are_pinned_shown_joined_and_unpinned(as_root: Command) -> None:
     assert re.search(r"^net +/run/netns/blue +\[/run/netns/blue\]$", done.stdout, re.MULTILINE), done.stdout
     assert re.search(r"^uts +/run/nsapi/uts/box ", done.stdout, re.MULTILINE), done.stdout
     assert r"[/run/\x1b[31m]" in done.stdout
+    assert re.search(r"^/run/netns/owned (\d+) \1$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^ +\[/run/netns/blue in mount namespace \d+\]$", done.stdout, re.MULTILINE), done.stdout
     lines = done.stdout.splitlines()
     assert re.fullmatch(r"pinned +/run/netns/blue", lines[-5])
     assert lines[-4:] == ["inside", lines[-3], "inside", "0"]
@@ -344,8 +376,8 @@ def test_a_users_own_names_are_found(user: Runner) -> None:
     nsapi = f"{user.python} -m nsapi"
     script = f"""
         mount -t tmpfs none /mnt && export XDG_RUNTIME_DIR=/mnt || exit
+        {nsapi} pin net mine && {nsapi} pin ipc mine
         for type in net ipc; do
-            {nsapi} pin $type mine
             stat -Lc %i /mnt/nsapi/$type/mine
             {nsapi} run --join $type=mine -- stat -Lc %i /proc/self/ns/$type
             {nsapi} enter mine $type -- stat -Lc %i /proc/self/ns/$type
@@ -383,6 +415,7 @@ SHOWS = {
     "propagation": (("--new", "mnt", "--propagation", "slave"), "grep -c shared: /proc/self/mountinfo", "0"),
     "domainname": (("--new", "uts", "--domainname", "far"), "cat /proc/sys/kernel/domainname", "far"),
     "maps": (("--uid-map", "7:{uid}:1", "--gid-map", "8:{gid}:1"), "id -u; id -g", "7\n8"),
+    "unmapped": (("--uid-map", "", "--gid-map", ""), "id -u", "65534"),
     "no limit": (("--rlimit", "CPU=unlimited"), "ulimit -t", "unlimited"),
     "whole seconds": (
         ("--new", "time", "--time-offset", "boottime=-9"),
@@ -430,6 +463,8 @@ def test_enter_goes_to_all_that_differs(command: Command) -> None:
             assert command.out("run", "--join", str(pid), "hostname") == "box\n"
             done = command("enter", str(pid), stdin=None, input="hostname; exit 5\n")
             assert (done.returncode, done.stdout) == (5, "box\n")
+            done = command("enter", str(pid), env={**ENVIRONMENT, "SHELL": "/usr/bin/env"})
+            assert "SHELL=/usr/bin/env" in done.stdout.splitlines()
         finally:
             there.terminate()
     assert there.returncode == -signal.SIGTERM
@@ -699,6 +734,8 @@ def test_colours_and_width_are_for_terminals(
             words = ("ls", "-p", long.stdout.readline().strip(), "-t", "user,uts", "-o", "NS,TYPE,COMMAND")
             with Terminal(command.argv(*words), **environment) as terminal:
                 status, text = terminal.rest()
+            with Terminal(command.argv(*words, "--notruncate"), **environment) as terminal:
+                whole = terminal.rest()[1]
             plain = command.out(*words)
         finally:
             long.terminate()
@@ -708,8 +745,21 @@ def test_colours_and_width_are_for_terminals(
     lines = [line for line in re.sub(r"\033\[\d*m", "", text).splitlines() if not line.startswith("nsapi: not seen")]
     assert lines[0].split() == ["NS", "TYPE", "COMMAND"]
     assert max(map(len, plain.splitlines())) > 400
+    assert max(map(len, whole.splitlines())) > 400
     if columns is not None:
         assert max(map(len, lines)) == columns
+
+
+def test_what_is_not_seen_is_told_to_who_looks(user: Runner) -> None:
+    """On a terminal as in JSON, not in what goes to a file or a program."""
+    command = Command(user)
+    unseen = command.json("ls", "-t", "uts")["unseen"]
+    assert unseen
+    for name in ("ls", "tree"):
+        with Terminal(command.argv(name, "-t", "uts"), NO_COLOR="1") as terminal:
+            text = re.sub(r"\d+", "N", terminal.rest()[1])
+        told = re.findall(r"^nsapi: not seen: (.*)\r$", text, re.MULTILINE)
+        assert told == [re.sub(r"\d+", "N", each) for each in unseen]
 
 
 def test_wide_characters_are_cut_by_what_they_take(user: Runner) -> None:
