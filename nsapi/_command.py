@@ -220,7 +220,7 @@ def _run(parser: Parser) -> None:
     group = parser.add_argument_group("namespaces")
     group.add_argument("--new", action="append", metavar="TYPES", help="make these, as user,pid,net")
     words = "[TYPES=]PID|NAME|PATH"
-    group.add_argument("--join", action="append", metavar=words, help="join these; all that differ without TYPES")
+    group.add_argument("--join", action="append", metavar=words, help="join these, or all that differ; may be repeated")
     group.add_argument("--init", action="store_true", help="a small reaper as pid 1 of the new pid namespace")
     group.add_argument("--keep-proc", action="store_true", help="mount no new /proc for new pid and mnt")
     _user(group.add_argument)
