@@ -210,7 +210,7 @@ def _json(value: Any) -> None:
         text = json.dumps(value, indent=2)
     except RecursionError:  # user namespaces nest 33 deep at most, so this is a tree by process
         raise OSError("the tree is too deep for JSON: use `nsapi ls --json`") from None
-    out(text.replace("\x7f", "\\u007f") + "\n")  # the one control character that json leaves as it is
+    out(text + "\n")
 
 
 def _print(

@@ -243,13 +243,20 @@ def _wait(argv: Sequence[str], config: Config, cwd: str | None) -> int:
     for number in caught:
         _send(process, number)
     while process.poll() is None:
-        if os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is not None:
+        if _has_stopped(process.pid):
             os.kill(os.getpid(), signal.SIGSTOP)  # until the shell says `fg`
             _send(process, signal.SIGCONT)
         told = signal.sigwaitinfo(waited)
         if told.si_signo != signal.SIGCHLD and not (told.si_code > 0 and _terminal_told(process.pid, told.si_signo)):
             _send(process, told.si_signo)
     return int(process.wait())
+
+
+def _has_stopped(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is not None
+    except ChildProcessError:  # it has ended since it was asked
+        return False
 
 
 def _terminal_told(pid: int, number: int) -> bool:

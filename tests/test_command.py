@@ -584,6 +584,30 @@ def test_ctrl_c_lets_pin_take_back_what_it_has_made(user: Runner) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "taken back\n", "")
 
 
+ENDS_MEANWHILE = """
+import os, sys
+import nsapi._payload
+read, write = os.pipe()
+os.dup2(read, 0)
+class Popen(nsapi._payload.Popen):
+    def poll(self):
+        if super().poll() is not None:
+            return self.returncode
+        os.close(write)
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+nsapi._payload.Popen = Popen
+from nsapi.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_program_may_end_at_any_moment(user: Runner) -> None:
+    """Also between the question whether it has ended and the one whether it has stopped."""
+    argv = [*user.prefix, user.python, "-c", ENDS_MEANWHILE, *NEW, "--", "sh", "-c", "read line; exit 7"]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd="/", timeout=60)
+    assert (done.returncode, done.stderr) == (7, "")
+
+
 def test_ignored_signals_stay_ignored(user: Runner) -> None:
     """As under nohup(1). Ignored SIGCHLD does not lose the status."""
     ignored = 1 << signal.SIGHUP - 1
