@@ -325,7 +325,7 @@ def test_names_are_pinned_shown_joined_and_unpinned(as_root: Command) -> None:
         set -e
         {nsapi} pin net blue --loopback
         {nsapi} pin uts box --hostname inside
-        {nsapi} pin ipc /run/kept.ipc --from $$
+        {nsapi} pin ipc /run/kept=ipc --from $$
         {nsapi} pin ipc "$(printf '/run/\\033[31m')"
         {nsapi} ls --persistent -n -o TYPE,NSFS,COMMAND
         {nsapi} pin user own --map 0:0:1
@@ -335,9 +335,10 @@ def test_names_are_pinned_shown_joined_and_unpinned(as_root: Command) -> None:
         {nsapi} show blue | grep -e ^pinned
         {nsapi} run --join net=blue --join uts=box -- sh -c 'hostname; cat /sys/class/net/lo/flags' || true
         {nsapi} enter box -- hostname
+        {nsapi} run --join /run/kept=ipc -- true
         {nsapi} unpin blue
         {nsapi} unpin --type uts box
-        {nsapi} unpin /run/kept.ipc
+        {nsapi} unpin /run/kept=ipc
         {nsapi} ls --persistent -n -t net -o NSFS | grep -c /run/netns/blue || true
     """
     done = subprocess.run([*OWN_RUN, "sh", "-c", script], capture_output=True, text=True, cwd="/", timeout=60)
