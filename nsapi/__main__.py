@@ -53,7 +53,7 @@ def _perform(words: list[str]) -> int:
             _complain(*format_exc().splitlines())
         if sys.stdout is not None and isinstance(error, OSError):
             _give_up_output()
-        return _fail(f"nsapi: {_words(error)}", _status(error))
+        return _fail(f"nsapi: {_words(error)}", _status(error, words[:1]))
 
 
 def die(number: int) -> NoReturn:
@@ -80,12 +80,12 @@ def _words(error: Exception) -> str:
     return text
 
 
-def _status(error: Exception) -> int:
-    """Tell the exit status: of env(1) and nsenter(1) for a program that cannot be started, else 1."""
+def _status(error: Exception, command: Sequence[str]) -> int:
+    """Tell the exit status: of env(1) and nsenter(1) for a program that cannot be started, 2 for bad words, else 1."""
     from errno import ENOENT
 
     step = getattr(error, "step", None) or ""
-    if not step.startswith("exec ") or step == "exec the launcher":
+    if command not in (["run"], ["enter"]) or not step.startswith("exec ") or step == "exec the launcher":
         return 2 if isinstance(error, (ValueError, TypeError)) and not isinstance(error, UnicodeError) else 1
     return 127 if getattr(error, "errno", None) == ENOENT else 126
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import signal
 from typing import Any
@@ -231,7 +232,7 @@ def _wait(argv: Sequence[str], config: Config, cwd: str | None) -> int:
     before = {each: signal.signal(each, lambda number, _: caught.append(number)) for each in passed}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, there would be no status
     try:
-        process = Popen(argv, config=config, cwd=cwd, close_fds=False)
+        process = Popen(argv, config=config, cwd=cwd, env=_environment(), close_fds=False)
     except BaseException:
         for each, handler in before.items():
             signal.signal(each, handler if handler is not None else signal.SIG_DFL)
@@ -250,6 +251,25 @@ def _wait(argv: Sequence[str], config: Config, cwd: str | None) -> int:
         if told.si_signo != signal.SIGCHLD and not (told.si_code > 0 and _terminal_told(process.pid, told.si_signo)):
             _send(process, told.si_signo)
     return int(process.wait())
+
+
+def _environment() -> dict[str, str] | None:
+    """Give the environment that nsapi was started with, where the interpreter has changed it.
+
+    In the C locale it sets LC_CTYPE, for all that it starts (PEP 538): to what there may not be where the program goes.
+    """
+    if "LC_CTYPE" not in os.environ:
+        return None
+    try:
+        with builtins.open("/proc/self/environ", "rb") as file:
+            given = dict(each.partition(b"=")[::2] for each in reversed(file.read().split(b"\0")))
+    except OSError:
+        return None
+    environment = dict(os.environ)
+    del environment["LC_CTYPE"]
+    if b"LC_CTYPE" in given:
+        environment["LC_CTYPE"] = os.fsdecode(given[b"LC_CTYPE"])
+    return environment
 
 
 def _has_stopped(pid: int) -> bool:

@@ -610,6 +610,22 @@ def test_the_program_may_end_at_any_moment(user: Runner) -> None:
     assert (done.returncode, done.stderr) == (7, "")
 
 
+def test_the_environment_is_the_programs_own(user: Runner) -> None:
+    """Python sets LC_CTYPE in the C locale; the program does not see it, or what it was."""
+    command = Command(user)
+    words = (*NEW, "--", "/usr/bin/env")
+    for given in ((), ("LC_CTYPE=C",), ("LC_CTYPE=POSIX", "A=B=C", "EMPTY=")):
+        assert set(command.out(*words, under=("env", "-i", *given)).splitlines()) == set(given)
+
+
+def test_only_a_program_has_its_statuses(as_root: Command) -> None:
+    """127 and 126 are of run and enter: where `pin` cannot start what it needs, as without /proc, it is 1."""
+    nsapi = " ".join(as_root.argv())
+    script = f"umount -l /proc; exec {nsapi} pin net /run/blue"
+    done = subprocess.run([*OWN_RUN, "sh", "-c", script], capture_output=True, text=True, cwd="/", timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
+
+
 def test_ignored_signals_stay_ignored(user: Runner) -> None:
     """As under nohup(1). Ignored SIGCHLD does not lose the status."""
     ignored = 1 << signal.SIGHUP - 1
