@@ -650,6 +650,16 @@ def test_no_second_core_is_dumped(as_root: Command, tmp_path: Path) -> None:
     assert (os.WTERMSIG(status), os.WCOREDUMP(status), list(tmp_path.iterdir())) == (signal.SIGQUIT, False, [])
 
 
+def test_it_stops_and_goes_on_with_the_program(user: Runner) -> None:
+    """Whoever stops it, and though only nsapi is told to go on."""
+    with Command(user).start(*NEW, "--", "sh", "-c", "kill -STOP $$; echo on; exit 6") as process:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout is not None
+        assert process.stdout.read() == "on\n"
+    assert process.returncode == 6
+
+
 #: Whatever happens to nsapi, a test leaves no program.
 LEAVES_NONE = (*NEW, "--parent-death-signal", "KILL", "--")
 
