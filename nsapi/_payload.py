@@ -87,7 +87,7 @@ def _fields_of_namespace(options: Options) -> dict[str, Any]:
             fields["uid_mappings"] = fields["gid_mappings"] = options.map
     for field, value in (("uid_mappings", options.uid_map), ("gid_mappings", options.gid_map)):
         if value is not None:
-            fields[field] = value or []
+            fields[field] = value
     for field in ("setgroups", "hostname", "domainname", "propagation"):
         if getattr(options, field) is not None:
             fields[field] = getattr(options, field)
@@ -178,7 +178,7 @@ def run(options: Options) -> int:
             fields[each.proc_name] = target_of(target, each)
     if len(whole) > 1:
         raise Usage("nsapi run: --join: only one can be without its types; name them, as net=4321")
-    config = _join(whole[0], (), namespaces=new, **fields) if whole else Config.new(*new, **fields)
+    config = Config.join(whole[0], namespaces=new, **fields) if whole else Config.new(*new, **fields)
     return _perform(options, config)
 
 
@@ -189,15 +189,7 @@ def enter(options: Options) -> int:
     except ValueError as error:
         raise Usage(f"nsapi enter: {error} — the program and its arguments stand after --") from None
     target = target_of(options.target, types[0] if len(types) == 1 else None)
-    return _perform(options, _join(target, types, **_fields_of_program(options)))
-
-
-def _join(target: int | str, types: tuple[NamespaceType, ...], **fields: Any) -> Config:
-    if isinstance(target, str) and not types and "/" in target:
-        handle = open(target)
-        types = (handle.type,)
-        handle.close()
-    return Config.join(target, *types, **fields)
+    return _perform(options, Config.join(target, *types, **_fields_of_program(options)))
 
 
 def _perform(options: Options, config: Config) -> int:

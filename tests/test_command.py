@@ -336,6 +336,7 @@ def test_names_are_pinned_shown_joined_and_unpinned(as_root: Command) -> None:
         {nsapi} run --join net=blue --join uts=box -- sh -c 'hostname; cat /sys/class/net/lo/flags' || true
         {nsapi} enter box -- hostname
         {nsapi} run --join /run/kept=ipc -- true
+        {nsapi} run --new uts --join box -- true 2>&1 || echo refused $?
         {nsapi} unpin blue
         {nsapi} unpin --type uts box
         {nsapi} unpin /run/kept=ipc
@@ -349,8 +350,8 @@ def test_names_are_pinned_shown_joined_and_unpinned(as_root: Command) -> None:
     assert re.search(r"^/run/netns/owned (\d+) \1$", done.stdout, re.MULTILINE), done.stdout
     assert re.search(r"^ +\[/run/netns/blue in mount namespace \d+\]$", done.stdout, re.MULTILINE), done.stdout
     lines = done.stdout.splitlines()
-    assert re.fullmatch(r"pinned +/run/netns/blue", lines[-5])
-    assert lines[-4:] == ["inside", lines[-3], "inside", "0"]
+    assert re.fullmatch(r"pinned +/run/netns/blue", lines[-7])
+    assert lines[-6:] == ["inside", lines[-5], "inside", "nsapi: uts: created or joined twice", "refused 2", "0"]
 
 
 def test_made_and_joined_in_one(as_root: Command) -> None:
@@ -383,8 +384,8 @@ def test_a_users_own_names_are_found(user: Runner) -> None:
             stat -Lc %i /mnt/nsapi/$type/mine
             {nsapi} run --join $type=mine -- stat -Lc %i /proc/self/ns/$type
             {nsapi} enter mine $type -- stat -Lc %i /proc/self/ns/$type
-            {nsapi} unpin --type $type mine
         done
+        {nsapi} unpin mine && {nsapi} unpin --type ipc mine
     """
     done = Command(user)("run", "--new", "user,mnt", "--", "sh", "-c", script)
     assert (done.returncode, done.stderr) == (0, ""), done
@@ -406,6 +407,7 @@ SHOWS = {
     "no capabilities": (("--cap", ""), "grep CapBnd /proc/self/status", "CapBnd:\t0000000000000000"),
     "no new privileges": (("--no-new-privs",), "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1"),
     "limit": (("--rlimit", "nofile=33:44"), "ulimit -Sn; ulimit -Hn", "33\n44"),
+    "limit for both": (("--rlimit", "RLIMIT_NOFILE=55"), "ulimit -Sn; ulimit -Hn", "55\n55"),
     "directory": (("--cwd", "/proc"), "pwd", "/proc"),
     "oom": (("--oom-score-adj", "500"), "cat /proc/self/oom_score_adj", "500"),
     "time": (
