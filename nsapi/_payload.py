@@ -254,13 +254,13 @@ def _environment() -> dict[str, str] | None:
         return None
     try:
         with builtins.open("/proc/self/environ", "rb") as file:
-            given = dict(each.partition(b"=")[::2] for each in reversed(file.read().split(b"\0")))
+            given = [each for each in file.read().split(b"\0") if each.startswith(b"LC_CTYPE=")]
     except OSError:
         return None
     environment = dict(os.environ)
     del environment["LC_CTYPE"]
-    if b"LC_CTYPE" in given:
-        environment["LC_CTYPE"] = os.fsdecode(given[b"LC_CTYPE"])
+    if given:
+        environment["LC_CTYPE"] = os.fsdecode(given[0]).partition("=")[2]
     return environment
 
 

@@ -28,6 +28,8 @@ OWN_RUN = (
     "sh",
 )
 OWN_PROC = ("unshare", "--fork", "--pid", "--mount-proc")
+#: The same for everybody; nothing else on the machine is seen from there, not even what is mounted where nobody is.
+OWN_WORLD = ("unshare", "--user", "--map-root-user", "--net", *OWN_PROC[1:])
 #: Folders that everybody may search: else a program that is not there is one that may not be looked for.
 ENVIRONMENT = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 ENVIRONMENT.pop("PYTHONUNBUFFERED", None)  # else no output waits to be written at the end
@@ -244,12 +246,11 @@ def test_ls_of_a_process(command: Command) -> None:
 
 def test_tree_has_each_below_what_owns_it(command: Command) -> None:
     """Lines before, in letters where the encoding has no lines; children in JSON; other types only on the way."""
-    nested = ("unshare", "--user", "--map-root-user", "--net", *OWN_PROC[1:])
-    top, *_ = command.json("tree", "--type", "net", under=nested)["namespaces"]
+    top, *_ = command.json("tree", "--type", "net", under=OWN_WORLD)["namespaces"]
     assert top["type"] == "user"
     assert [each["type"] for each in top["children"]] == ["net"]
     for environment, corner in (("PYTHONIOENCODING=ascii", "`-"), ("PYTHONUTF8=1", "└─")):
-        lines = command.out("tree", "owner", "-t", "net", "-n", under=(*nested, "env", environment)).splitlines()
+        lines = command.out("tree", "owner", "-t", "net", "-n", under=(*OWN_WORLD, "env", environment)).splitlines()
         assert [line.startswith(corner) for line in lines] == [False, True], lines
 
 
@@ -897,9 +898,8 @@ def test_screens_are_what_the_command_prints(root: Runner, name: str) -> None:
 def test_ls_loads_little(command: Command) -> None:
     """What a list needs and no more: no attrs, no subprocess, nothing that waits or connects."""
     code = "import sys; from nsapi.__main__ import main; main(['ls', '-o', 'NS']); print('LOADED', *sys.modules)"
-    done = subprocess.run(
-        [*command.runner.prefix, command.runner.python, "-c", code], capture_output=True, text=True, cwd="/", timeout=60
-    )
+    argv = [*command.runner.prefix, *OWN_WORLD, command.runner.python, "-c", code]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd="/", timeout=60)
     loaded = set(done.stdout.rpartition("LOADED ")[2].split())
     assert "nsapi._discover" in loaded
     assert loaded.isdisjoint({"attr", "attrs", "asyncio", "subprocess", "socket", "json", "shutil", "nsapi._config"})
