@@ -73,6 +73,8 @@ def as_root(root: Runner) -> Command:
 
 
 NEW = ("run", "--new", "user,uts")
+#: Whatever happens to nsapi, a test leaves no program.
+LEAVES_NONE = (*NEW, "--parent-death-signal", "KILL", "--")
 
 # ---- how it ends ----
 
@@ -563,7 +565,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize("program", [("sleep", "1000"), ("no-such-program",)])
 def test_a_signal_while_it_starts_is_kept(user: Runner, program: tuple[str, ...]) -> None:
     """The program gets it as soon as there is one; where it does not start, nsapi ends by it."""
-    argv = [*user.prefix, user.python, "-c", SENDS_ITSELF, *NEW, "--", *program]
+    argv = [*user.prefix, user.python, "-c", SENDS_ITSELF, *LEAVES_NONE, *program]
     done = subprocess.run(argv, capture_output=True, text=True, cwd="/", timeout=60)
     assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
 
@@ -661,10 +663,6 @@ def test_it_stops_and_goes_on_with_the_program(user: Runner) -> None:
         assert process.stdout is not None
         assert process.stdout.read() == "on\n"
     assert process.returncode == 6
-
-
-#: Whatever happens to nsapi, a test leaves no program.
-LEAVES_NONE = (*NEW, "--parent-death-signal", "KILL", "--")
 
 
 class Terminal:
