@@ -13,14 +13,22 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Perform the command line; the answer is the exit status. Ends by a signal where the program that was run did."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.platform != "linux":
+        return _fail("nsapi: Linux namespaces need Linux")
+    try:
+        return _perform(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        from signal import SIGINT
+
+        die(SIGINT)
+
+
+def _perform(words: list[str]) -> int:
+    import signal
+
     debug = False
     while words[:1] == ["--debug"]:
         debug = bool(words.pop(0))
-    if sys.platform != "linux":
-        return _fail("nsapi: Linux namespaces need Linux")
-    import signal
-
     reads = not words or words[0] not in ("pin", "unpin")
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler and reads:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # what changes nothing is ended as a C program is
@@ -38,16 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except Usage as usage:
         return _fail(str(usage), 2)
-    except KeyboardInterrupt:
-        die(signal.SIGINT)
     except Exception as error:
         if debug:
-            import traceback
+            from traceback import format_exc
 
-            traceback.print_exc()
+            _complain(*format_exc().splitlines())
         if sys.stdout is not None and isinstance(error, OSError):
             _give_up_output()
-        return _fail(f"nsapi: {_words(error)}", _status(error))
+        return _fail(f"nsapi: {_words(error)}", _status(error, words[:1]))
 
 
 def die(number: int) -> NoReturn:
@@ -74,26 +80,30 @@ def _words(error: Exception) -> str:
     return text
 
 
-def _status(error: Exception) -> int:
-    """Tell the exit status: of env(1) and nsenter(1) for a program that cannot be started, else 1."""
+def _status(error: Exception, command: Sequence[str]) -> int:
+    """Tell the exit status: of env(1) and nsenter(1) for a program that cannot be started, 2 for bad words, else 1."""
     from errno import ENOENT
 
     step = getattr(error, "step", None) or ""
-    if not step.startswith("exec ") or step == "exec the launcher":
+    if command not in (["run"], ["enter"]) or not step.startswith("exec ") or step == "exec the launcher":
         return 2 if isinstance(error, (ValueError, TypeError)) and not isinstance(error, UnicodeError) else 1
     return 127 if getattr(error, "errno", None) == ENOENT else 126
 
 
 def _fail(text: str, status: int = 1) -> int:
+    _complain(text)
+    return status
+
+
+def _complain(*lines: str) -> None:
     from nsapi._screen import escape
 
     if sys.stderr is not None:
         try:
-            sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-            print(escape(text), file=sys.stderr)  # noqa: T201
+            for line in lines:
+                print(escape(line), file=sys.stderr)  # noqa: T201
         except OSError:
             pass  # nobody is left to be told
-    return status
 
 
 def _give_up_output() -> None:

@@ -18,6 +18,10 @@ class Usage(Exception):
     """The command line is none; the text says why."""
 
 
+class Help(Exception):
+    """The text is what was asked for."""
+
+
 HELP = """\
 usage: nsapi COMMAND [options]
 
@@ -134,10 +138,13 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises Usage, one line, instead of printing much and exiting."""
+    """Raises Usage, one line, or Help instead of printing and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise Usage(f"{self.prog}: {message} — see `{self.prog} --help`")
+
+    def print_help(self, file: Any = None) -> NoReturn:
+        raise Help(self.format_help())
 
 
 def types_of(words: Sequence[str] | None) -> frozenset[NamespaceType]:
@@ -213,7 +220,7 @@ def _run(parser: Parser) -> None:
     group = parser.add_argument_group("namespaces")
     group.add_argument("--new", action="append", metavar="TYPES", help="make these, as user,pid,net")
     words = "[TYPES=]PID|NAME|PATH"
-    group.add_argument("--join", action="append", metavar=words, help="join these; all that differ without TYPES")
+    group.add_argument("--join", action="append", metavar=words, help="join these, or all that differ; may be repeated")
     group.add_argument("--init", action="store_true", help="a small reaper as pid 1 of the new pid namespace")
     group.add_argument("--keep-proc", action="store_true", help="mount no new /proc for new pid and mnt")
     _user(group.add_argument)
@@ -281,24 +288,24 @@ def parse(words: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], ar
     none = argparse.Namespace(debug=False)
     command = words[0] if words else ""
     if command in ("-h", "--help", "help"):
-        if command == "help" and words[1:2] and words[1] in COMMANDS:
-            return _say(parser_of(words[1]).format_help()), none
-        return _say(HELP), none
+        about = words[1] if command == "help" and words[1:] else ""
+        if about and about not in COMMANDS:
+            raise Usage(_no_command(about))
+        return _say(parser_of(about).format_help() if about else HELP), none
     if command in ("-V", "--version"):
         return _version, none
     if command not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        said = f"{command!r} is none of the commands {known}" if words else f"which command? One of {known}"
-        raise Usage(f"nsapi: {said} — see `nsapi --help`")
+        raise Usage(_no_command(command if words else None))
     parser = parser_of(command)
     rest = list(words[1:])
-    if _asks_for_help(command, rest):
-        return _say(parser.format_help()), none
     argv: list[str] = []
     if command == "enter" and "--" in rest:
         at = rest.index("--")
         rest, argv = rest[:at], rest[at + 1 :]
-    options = parser.parse_intermixed_args(rest) if command == "enter" else parser.parse_args(rest)
+    try:
+        options = parser.parse_intermixed_args(rest) if command == "enter" else parser.parse_args(rest)
+    except Help as help:
+        return _say(str(help)), none
     if command == "enter":
         options.argv = argv
     elif command == "run" and options.argv[:1] == ["--"]:
@@ -309,15 +316,19 @@ def parse(words: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], ar
     return perform, options
 
 
-def _asks_for_help(command: str, rest: Sequence[str]) -> bool:
-    """Tell whether help is asked for before anything else: what argparse prints itself it would print by exiting."""
-    return rest[:1] in (["-h"], ["--help"])
+def _no_command(word: str | None) -> str:
+    known = ", ".join(COMMANDS)
+    said = f"which command? One of {known}" if word is None else f"{word!r} is none of the commands {known}"
+    return f"nsapi: {said} — see `nsapi --help`"
 
 
 def _say(text: str) -> Callable[[argparse.Namespace], int]:
     def perform(_: argparse.Namespace) -> int:
+        import signal
+
         from nsapi._screen import Screen, out
 
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `nsapi run --help | head`
         Screen()
         out(text)
         return 0

@@ -325,13 +325,13 @@ def _show_process(pid: int, options: Options) -> int:
         facts = {"pid": pid, "ppid": process.ppid, "uid": process.uid, "name": process.name, "command": process.command}
         _json({**facts, "namespaces": [{**each.to_dict(), "same": each in own} for each in found]})
         return 0
+    screen = Screen()
     out(f"process {pid} of {escape(user_name(process.uid))}, child of {process.ppid}: {escape(process.command)}\n")
     rows = []
     for each in found:
         row = Row(each, snap)
         relation = "same as here" if each in own else ""
         rows.append([*(_text(name, row) for name in ("NS", "TYPE", "NPROCS", "ONS")), relation])
-    screen = Screen()
     table(screen, ("NS", "TYPE", "NPROCS", "ONS", "HERE"), rows, right=RIGHT)
     _tell_unseen(snap)
     return 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import signal
 from typing import Any
@@ -13,6 +14,7 @@ from nsapi._fields import CAPABILITY_SETS
 from nsapi._maps import MAP_KINDS
 from nsapi._pin import create, named, new_name
 from nsapi._pin import unpin as _unpin
+from nsapi._process import Popen
 from nsapi._target import open
 from nsapi._types import NamespaceType, is_namespace_supported, parse_types
 
@@ -32,11 +34,15 @@ def target_of(word: str, type: NamespaceType | None = None) -> int | str:
     if "/" in word:
         return word
     for each in [type] if type else [NamespaceType.NET, *NamespaceType]:
-        if each is not NamespaceType.NET or type is None:
-            path = named(each).get(word) if is_namespace_supported(each) else None
-            if path is not None:
-                return path
-    return word
+        path = named(each).get(word) if is_namespace_supported(each) else None
+        if path is not None:
+            return path
+    if type in (None, NamespaceType.NET):
+        return word  # open() tells where `ip netns` would have it
+    raise FileNotFoundError(
+        f"there is no {type.proc_name} namespace of the name {word!r}; `nsapi ls -o TYPE,NSFS` lists what has one, and a "
+        "path has a '/'"
+    )
 
 
 def _pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
@@ -50,24 +56,23 @@ def _pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
 
 
 def _number(option: str, text: str) -> int:
-    if text == "unlimited":
-        return -1
     try:
         return int(text)
     except ValueError:
         raise Usage(f"nsapi: {option}: {text!r} is no number") from None
 
 
-def _seconds(text: str) -> int | tuple[int, int]:
+def _seconds(text: str) -> tuple[int, int]:
     """Read seconds, exactly: a float would lose nanoseconds."""
-    whole, point, rest = text.partition(".")
-    if not point:
-        return _number("--time-offset", whole)
-    if not rest.isdecimal() or len(rest) > 9:
-        raise Usage(f"nsapi: --time-offset: {text!r} is no number of seconds")
-    seconds, nanoseconds = _number("--time-offset", whole or "0"), int(rest.ljust(9, "0"))
-    if text.startswith("-") and nanoseconds:
-        return seconds - 1, 10**9 - nanoseconds
+    import re
+
+    found = re.fullmatch(r"([+-]?)([0-9]+)(?:\.([0-9]{1,9}))?", text)
+    if found is None:
+        raise Usage(f"nsapi: --time-offset: {text!r} is no number of seconds, as 86400 or -1.5")
+    sign, whole, fraction = found.groups("")
+    seconds, nanoseconds = int(whole), int(fraction.ljust(9, "0"))
+    if sign == "-":
+        return (-seconds - 1, 10**9 - nanoseconds) if nanoseconds else (-seconds, 0)
     return seconds, nanoseconds
 
 
@@ -82,7 +87,7 @@ def _fields_of_namespace(options: Options) -> dict[str, Any]:
             fields["uid_mappings"] = fields["gid_mappings"] = options.map
     for field, value in (("uid_mappings", options.uid_map), ("gid_mappings", options.gid_map)):
         if value is not None:
-            fields[field] = value or []
+            fields[field] = value
     for field in ("setgroups", "hostname", "domainname", "propagation"):
         if getattr(options, field) is not None:
             fields[field] = getattr(options, field)
@@ -126,8 +131,11 @@ def _capability(word: str) -> str:
 
 
 def _limit(text: str) -> tuple[int, int]:
+    def number(word: str) -> int:
+        return -1 if word == "unlimited" else _number("--rlimit", word)
+
     soft, _, hard = text.partition(":")
-    return _number("--rlimit", soft), _number("--rlimit", hard or soft)
+    return number(soft), number(hard or soft)
 
 
 def _signal(word: str) -> int:
@@ -155,6 +163,7 @@ def run(options: Options) -> int:
         fields["init"] = True
     if options.keep_proc:
         fields["mounts"] = []
+    new = _types(options.new or ())
     whole = []
     for word in options.join or ():
         types, equals, target = word.partition("=")
@@ -164,29 +173,23 @@ def run(options: Options) -> int:
         for each in _types([types]):
             if each.proc_name in fields:
                 raise Usage(f"nsapi run: --join: {each.proc_name} is joined twice")
+            if each in new:
+                raise Usage(f"nsapi run: {each.proc_name}: made by --new or joined by --join, not both: leave out one")
             fields[each.proc_name] = target_of(target, each)
     if len(whole) > 1:
         raise Usage("nsapi run: --join: only one can be without its types; name them, as net=4321")
-    if whole:
-        config = _join(whole[0], (), namespaces=_types(options.new or ()), **fields)
-    else:
-        config = Config.new(*_types(options.new or ()), **fields)
+    config = Config.join(whole[0], namespaces=new, **fields) if whole else Config.new(*new, **fields)
     return _perform(options, config)
 
 
 def enter(options: Options) -> int:
     """Run a program where another process is."""
-    types = _types(options.types)
+    try:
+        types = _types(options.types)
+    except ValueError as error:
+        raise Usage(f"nsapi enter: {error} — the program and its arguments stand after --") from None
     target = target_of(options.target, types[0] if len(types) == 1 else None)
-    return _perform(options, _join(target, types, **_fields_of_program(options)))
-
-
-def _join(target: int | str, types: tuple[NamespaceType, ...], **fields: Any) -> Config:
-    if isinstance(target, str) and not types and "/" in target:
-        handle = open(target)
-        types = (handle.type,)
-        handle.close()
-    return Config.join(target, *types, **fields)
+    return _perform(options, Config.join(target, *types, **_fields_of_program(options)))
 
 
 def _perform(options: Options, config: Config) -> int:
@@ -197,7 +200,7 @@ def _perform(options: Options, config: Config) -> int:
     return status if status >= 0 else die(-status)
 
 
-#: What a terminal sends to all of its foreground processes, so to the program as well.
+#: What a terminal sends to a process group.
 _OF_TERMINAL = frozenset(
     (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGHUP, signal.SIGWINCH)
     if os.name == "posix"
@@ -214,7 +217,6 @@ def _wait(argv: Sequence[str], config: Config, cwd: str | None) -> int:
     they are: what a terminal sends has gone to the program already.
     """
     from nsapi.__main__ import die
-    from nsapi._process import Popen
 
     caught: list[int] = []
     own = {getattr(signal, name) for name in _OWN}
@@ -222,7 +224,7 @@ def _wait(argv: Sequence[str], config: Config, cwd: str | None) -> int:
     before = {each: signal.signal(each, lambda number, _: caught.append(number)) for each in passed}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, there would be no status
     try:
-        process = Popen(argv, config=config, cwd=cwd, close_fds=False)
+        process = Popen(argv, config=config, cwd=cwd, env=_environment(), close_fds=False)
     except BaseException:
         for each, handler in before.items():
             signal.signal(each, handler if handler is not None else signal.SIG_DFL)
@@ -232,15 +234,58 @@ def _wait(argv: Sequence[str], config: Config, cwd: str | None) -> int:
     waited = {*passed, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited)
     for number in caught:
-        process.send_signal(number)
+        _send(process, number)
     while process.poll() is None:
-        if os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is not None:
+        if _has_stopped(process.pid):
             os.kill(os.getpid(), signal.SIGSTOP)  # until the shell says `fg`
-            process.send_signal(signal.SIGCONT)
+            _send(process, signal.SIGCONT)
         told = signal.sigwaitinfo(waited)
-        if told.si_signo != signal.SIGCHLD and not (told.si_code > 0 and told.si_signo in _OF_TERMINAL):
-            process.send_signal(told.si_signo)
+        if told.si_signo != signal.SIGCHLD and not (told.si_code > 0 and _terminal_told(process.pid, told.si_signo)):
+            _send(process, told.si_signo)
     return int(process.wait())
+
+
+def _environment() -> dict[str, str] | None:
+    """Give the environment that nsapi was started with, where the interpreter has changed it.
+
+    In the C locale it sets LC_CTYPE, for all that it starts (PEP 538): to what there may not be where the program goes.
+    """
+    if "LC_CTYPE" not in os.environ:
+        return None
+    try:
+        with builtins.open("/proc/self/environ", "rb") as file:
+            given = [each for each in file.read().split(b"\0") if each.startswith(b"LC_CTYPE=")]
+    except OSError:
+        return None
+    environment = dict(os.environ)
+    del environment["LC_CTYPE"]
+    if given:
+        environment["LC_CTYPE"] = os.fsdecode(given[0]).partition("=")[2]
+    return environment
+
+
+def _has_stopped(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is not None
+    except ChildProcessError:  # it has ended since it was asked
+        return False
+
+
+def _terminal_told(pid: int, number: int) -> bool:
+    """Tell whether a terminal that has sent us this signal has sent it to the program, too.
+
+    It does to all of its foreground group, of which the program need not be any more. When it is closed, SIGHUP is for the
+    leader of the session alone.
+    """
+    alone = number == signal.SIGHUP and os.getsid(0) == os.getpid()
+    return number in _OF_TERMINAL and not alone and os.getpgid(pid) == os.getpgrp()
+
+
+def _send(process: Popen, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except PermissionError:
+        pass  # it has become another user's; it is waited for all the same
 
 
 # ---- pin, unpin ----

@@ -31,9 +31,9 @@ def width(text: str) -> int:
 
 
 def _width(character: str) -> int:
-    from unicodedata import combining, east_asian_width
+    from unicodedata import category, east_asian_width
 
-    return 0 if combining(character) else 2 if east_asian_width(character) in "WF" else 1
+    return 0 if category(character) in ("Mn", "Me") else 2 if east_asian_width(character) in "WF" else 1
 
 
 def clip(text: str, room: int) -> str:
@@ -113,9 +113,8 @@ def table(
         others = sum(widths) - widths[at] + len(widths) - 1
         widths[at] = min(widths[at], max(screen.columns - others, len(shrinks)))
         cells = [[clip(cell, widths[at]) if place == at else cell for place, cell in enumerate(row)] for row in cells]
-    for row in [list(names), *cells] if headings else cells:
-        heading = headings and row[:] == list(names)
-        headings = headings and not heading
+    for number, row in enumerate([list(names), *cells] if headings else cells):
+        heading = headings and number == 0
         line = []
         for at, (name, cell) in enumerate(zip(names, row, strict=True)):
             space = " " * (widths[at] - width(cell))
