@@ -425,11 +425,11 @@ class Orphan(Popen):
 
     _orphan = True
 
-    def disown(self) -> int:
-        """Give the pidfd away, and forget the program."""
-        with self._pidfd_lock:
-            pidfd, self._pidfd, self.returncode = self._pidfd, -1, 0
-        return pidfd
+    def disown(self) -> None:
+        """Forget the program, and close the pidfd."""
+        pidfd, self._pidfd, self.returncode = self._pidfd, -1, 0
+        if pidfd >= 0:
+            os.close(pidfd)
 
 
 def run(
