@@ -25,6 +25,7 @@ from inside import (
     changed,
     children,
     closing,
+    end_of,
     ends,
     everything,
     failure,
@@ -35,6 +36,7 @@ from inside import (
     only_child,
     own_inits,
     ready,
+    run_a_thread,
     status,
     unshared,
 )
@@ -157,7 +159,7 @@ def test_pid_1_is_nobodys_child_and_ends_with_the_handle(anyone: Runner) -> None
         made = nsapi.create("pid", **fields)
         (init,) = first_of(made.id[1])
         watched = os.pidfd_open(init)
-        files = sorted({os.readlink(f"/proc/{init}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{init}/fd")})
+        files = sorted(os.readlink(f"/proc/{init}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{init}/fd"))
         is_stranger = status("PPid", init) != str(os.getpid()) and os.getsid(init) == init
         told = [children(), status("Name", init), is_stranger, os.readlink(f"/proc/{init}/cwd"), files]
         # Of an orphan nothing is left: the kernel reaps it, and the number of the namespace's processes goes down.
@@ -171,7 +173,7 @@ def test_pid_1_is_nobodys_child_and_ends_with_the_handle(anyone: Runner) -> None
             each.close()
         return [*told, ends(watched)]
 
-    files = ["/dev/null", "anon_inode", "socket"]
+    files = ["/dev/null", "/dev/null", "anon_inode", "socket"]
     told = anyone(body)
     assert told == [[], "nsapi-init", True, "/", files, -signal.SIGKILL, True]
 
@@ -204,14 +206,15 @@ def test_pid_1_ends_with_its_maker_and_not_with_a_copy_of_the_handle(root: Runne
     """SIGKILL takes it along; a process that was forked has a handle too, and closing that ends nothing."""
 
     def body() -> Any:
-        code = "import nsapi, sys, time; h = nsapi.create('pid'); print(h.id[1], flush=True); time.sleep(600)"
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as maker:
+        forks = "os.fork() or os._exit(len(sys.stdin.read()))"  # who keeps a copy of all that its maker holds
+        code = f"import nsapi, os, sys, time; h = nsapi.create('pid'); {forks}; print(h.id[1], flush=True); time.sleep(600)"
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as maker:
             assert maker.stdout is not None
             inode = int(maker.stdout.readline())
             watched = os.pidfd_open(*first_of(inode))
             running = not ends(watched, 0)
             maker.kill()
-        told: list[Any] = [running, ends(watched)]
+            told: list[Any] = [running, ends(watched)]
         made = nsapi.create("pid")
         child = os.fork()
         if not child:
@@ -574,6 +577,25 @@ def test_unpin_leaves_the_name_where_it_cannot_end_pid_1(host: Mounter) -> None:
     assert host(body) == [[text, True, False]] * 2 + [True]
 
 
+def test_unpin_where_the_file_below_cannot_be_seen_before(container: Mounter) -> None:
+    """Mounts that a user namespace has inherited hide what they are on, and so the folder that they are in."""
+
+    def body() -> Any:
+        made = nsapi.create("pid", path="/run/here/a")
+        watched = os.pidfd_open(*first_of(made.id[1]))
+        made.close()
+        nsapi.unpin("/run/here/a")
+        nsapi.create("net", path="/run/here/a").close()
+        nsapi.unpin("/run/here/a")
+        return [ends(watched), os.listdir("/run/here")]
+
+    inherit = (
+        "mkdir -p /run/here/other && mount -t tmpfs none /run/here/other && exec unshare --user --map-root-user --mount"
+    )
+    under = (*OWN_USER, "sh", "-c", f'{inherit} "$@"', "sh")
+    assert container.runner(body, under=under) == [True, ["other"]]
+
+
 # ---- never what is there ----
 
 
@@ -646,6 +668,76 @@ def test_of_many_at_once_one_makes_the_name(host: Mounter) -> None:
         return [won, len(lines), nsapi.named(), [each.returncode for each in makers]]
 
     assert host(body, MAKE_AT_ONCE) == [1, 1, {"blue": "/run/netns/blue"}, [0, 0, 0]]
+
+
+def test_the_folder_of_names_is_mounted_by_one_at_a_time(host: Mounter) -> None:
+    """Under the lock that ip-netns(8) takes too, or else both would mount it."""
+
+    def body() -> Any:
+        import fcntl
+
+        os.mkdir("/run/netns")
+        lock = os.open("/run/netns", os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        code, waits = "import nsapi; nsapi.create('net', name='blue').close()", False
+        with subprocess.Popen([sys.executable, "-c", code]) as maker:
+            while not waits and maker.poll() is None:
+                lines = pathlib.Path("/proc/locks").read_text().splitlines()
+                waits = any("->" in line and str(maker.pid) in line.split() for line in lines)
+            meanwhile = "/netns /run/netns" in mounted()
+            os.close(lock)
+        return [waits, meanwhile, maker.returncode, list(nsapi.named())]
+
+    assert host(body) == [True, False, 0, ["blue"]]
+
+
+def test_the_file_below_is_that_of_ip_netns(host: Mounter) -> None:
+    """Empty, and nobody may write to it, whatever the umask; but for a pid namespace it says that pid 1 ends with it."""
+    tool("ip")
+
+    def body() -> Any:
+        os.umask(0)
+        subprocess.run(["ip", "netns", "add", "red"], check=True)
+        nsapi.create("net", name="blue").close()
+        nsapi.create("pid", path="/run/pid").close()
+        inits, found = first_of(os.stat("/run/pid").st_ino), {}
+        for path in ("/run/netns/red", "/run/netns/blue", "/run/pid"):
+            subprocess.run(["umount", path], check=True)
+            found[path] = [os.stat(path).st_mode & 0o7777, pathlib.Path(path).read_text()]
+        for each in inits:
+            os.kill(each, signal.SIGKILL)
+        return found
+
+    wanted = {"/run/netns/red": [0, ""], "/run/netns/blue": [0, ""], "/run/pid": [0o400, "nsapi-init\n"]}
+    assert host(body) == wanted
+
+
+def test_a_file_that_is_moved_away_meanwhile_is_no_name(host: Mounter) -> None:
+    """By somebody in another mount namespace, where nothing is mounted on it: EBUSY, and no mount is left.
+
+    What is open meanwhile is inherited by nobody who is started by another thread.
+    """
+    tool("nsenter")
+
+    def body() -> Any:
+        with unshared("--mount", "--propagation", "private") as process, closing(nsapi.create("net")) as handle:
+
+            def move(frame: Any, event: str, argument: Any) -> None:
+                if event == "c_call" and argument is os.stat and frame.f_code.co_name == "_make":
+                    sys.setprofile(None)
+                    inherited.extend(fds()[fd] for fd in fds() if fd > 2 and os.get_inheritable(fd))
+                    elsewhere = ["nsenter", "--mount", f"--target={process.pid}"]
+                    subprocess.run([*elsewhere, "mv", "/run/a", "/run/b"], check=True)
+
+            inherited: list[str] = []
+            before = everything()
+            sys.setprofile(move)
+            found = failure(lambda: handle.pin("/run/a"))
+            sys.setprofile(None)
+            told = [found["errno"], "moved the file away" in str(found["hint"])]
+            return [*told, changed(before), os.listdir("/run"), inherited]
+
+    assert host(body) == [errno.EBUSY, True, [], ["b"], []]
 
 
 def test_unpin_removes_nothing_of_a_stranger(mounter: Mounter) -> None:
@@ -918,6 +1010,70 @@ def test_failures_leave_nothing(host: Mounter) -> None:
     for each in ("anybody's", "another's"):
         assert "others may write to this folder" in found[each][1]
     assert untouched == [True] * 9 + [[], []]
+
+
+#: Which system call is refused, what is done, the step that fails, and what is left below /run beside its folders
+STEPS: list[tuple[str, str, str, list[str]]] = [
+    ("open_tree", "create net name", "clone the mount of net", []),
+    ("open_tree", "unpin net", "clone the mount of /run/here", ["here/x"]),
+    ("move_mount", "create net name", "mount /run/netns on itself", []),
+    ("move_mount", "create net", "mount the net namespace on /run/here/x", []),
+    ("move_mount", "create pid", "mount the pid namespace on /run/here/x", []),
+    ("mount", "create net name", "make /run/netns shared", []),
+    ("mount", "create mnt", "make /run/here/x private", []),
+    ("umount2", "unpin net", "umount /run/here/x", ["here/x"]),
+    ("umount2", "unpin mnt", "umount /run/here/x", ["here/x"]),
+    ("flock", "create net name", "lock /run/netns", []),
+    ("unlinkat", "unpin net", "remove /run/here/x", ["here/x"]),
+]
+
+
+def test_each_step_fails_with_its_words_and_leaves_nothing(host: Mounter) -> None:
+    """No file, mount, fd or pid 1; what could not be taken away is there still, to be tried again."""
+
+    def body(rows: list[Any]) -> Any:
+        os.mkdir("/run/here")
+        subprocess.run(["mount", "--make-shared", "/run"], check=True)  # a file of mnt needs a mount of its own there
+        fields: dict[str, Any] = {"path": "/run/here/x"}
+        found = []
+        run_a_thread()
+        for type in ("net", "pid", "mnt"):
+            nsapi.create(type).close()  # all modules are loaded now
+        for call, done, *_ in rows:
+            what, type, *name = done.split()
+            keywords: Any = {"name": "x"} if name else {**fields}
+            if type == "mnt":
+                keywords["propagation"] = "unchanged"  # nothing is mounted inside
+            if what == "unpin":
+                nsapi.create(type, **fields).close()
+            before, told = everything(), []
+
+            def in_thread() -> None:
+                """A filter is its thread's own."""
+                answer_enosys((call, None), errnum=errno.EPERM)
+                if what == "unpin":
+                    told.append(failure(lambda: nsapi.unpin("/run/here/x")))
+                else:
+                    told.append(failure(lambda: nsapi.create(type, **keywords)))
+
+            thread = threading.Thread(target=in_thread)
+            thread.start()
+            end_of(thread)
+            left = [str(path.relative_to("/run")) for path in pathlib.Path("/run").rglob("*") if path.is_file()]
+            same = changed(before)
+            if what == "unpin" and "remove" not in str(told[0]["step"]):
+                nsapi.unpin("/run/here/x")
+            for path in ("/run/here/x", "/run/netns"):
+                subprocess.run(["umount", "--quiet", path], stderr=subprocess.DEVNULL)
+            if os.path.exists("/run/here/x"):
+                os.unlink("/run/here/x")
+            found.append([told[0]["errno"], told[0]["step"], left, same, own_inits()])
+        return found
+
+    rows = host(body, STEPS)
+    for row, found in zip(STEPS, rows, strict=True):
+        mounts = ["mounts"] if row[2].startswith("remove") else []
+        assert found == [errno.EPERM, row[2], row[3], mounts, []], row
 
 
 def test_a_limit_leaves_nothing(container: Mounter) -> None:
