@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EACCES, EBUSY, EINVAL, ENOENT, ENOTDIR, EXDEV
-from typing import Any, NamedTuple
+from contextlib import suppress
+from errno import EACCES, EBUSY, EINVAL, ELOOP, ENOENT, ENOTDIR, EPERM, EXDEV
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 from nsapi import _native
 from nsapi._errors import NamespaceError, hint, refused
-from nsapi._native import Program, State, Step
+from nsapi._native import Held, Program, State, Step
 from nsapi._types import NamespaceType
 
 TYPE_CHECKING = False
@@ -29,36 +31,24 @@ _ENTRY = _native.O_PATH | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC"
 
 
 class Fd:
-    """Owns a file descriptor; ``with`` closes it."""
+    """Opens a file, and owns its descriptor; ``with`` closes it."""
 
-    __slots__ = ("number",)
+    __slots__ = ("_cell",)
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, path: str, flags: int, folder: int | None = None) -> None:
+        self._cell = _native.new_cell()
+        _native.fill(self._cell, partial(os.open, dir_fd=folder), path, flags)
+
+    @property
+    def number(self) -> int:
+        """The descriptor, which stays this object's."""
+        return int(self._cell[0])
 
     def __enter__(self) -> int:
         return self.number
 
     def __exit__(self, *exc: object) -> None:
-        number, self.number = getattr(self, "number", -1), -1
-        if number >= 0:
-            os.close(number)
-
-    __del__ = __exit__
-
-
-class _Held(State):
-    """Owns the fds in its slots; ``with`` closes them."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> _Held:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    __del__ = __exit__
+        _native.close_cell(self._cell)
 
 
 class Place(NamedTuple):
@@ -77,10 +67,16 @@ def check_name(field: str, name: Any) -> None:
         raise ValueError(
             f"{field}: {name!r} is no name of a file: it has a character, no '/' and no NUL, and is not . or .."
         )
-    if len(os.fsencode(name)) > 255:
-        raise ValueError(
-            f"{field}: {name[:20]!r}… is {len(os.fsencode(name))} bytes long, and a name of a file at most 255"
-        )
+    length = len(_encoded(field, name))
+    if length > 255:
+        raise ValueError(f"{field}: {name[:20]!r}… is {length} bytes long, and a name of a file at most 255")
+
+
+def _encoded(field: str, text: str) -> bytes:
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{field}: {text!r} cannot be the name of a file: {error.reason}") from None
 
 
 def at_path(field: str, path: Any) -> Place:
@@ -91,7 +87,7 @@ def at_path(field: str, path: Any) -> Place:
         raise TypeError(f"{field}: {path!r} is no path") from None
     folder, name = os.path.split(text)
     check_name(field, name)
-    if "\0" in folder:
+    if b"\0" in _encoded(field, folder):
         raise ValueError(f"{field}: {text!r} has a NUL")
 
     def open_folder() -> Fd:
@@ -102,12 +98,13 @@ def at_path(field: str, path: Any) -> Place:
 
 def _open(path: str, flags: int, *, words: str, folder: int | None = None) -> Fd:
     try:
-        return Fd(os.open(path, flags, dir_fd=folder))
+        return Fd(path, flags, folder)
     except OSError as error:
-        raise _failed(error, step=f"open {words}", words=words) from None
+        raise failed(error, step=f"open {words}", words=words) from None
 
 
-def _failed(error: OSError, *, step: str, words: str) -> NamespaceError:
+def failed(error: OSError, *, step: str, words: Any) -> NamespaceError:
+    """Make the error for what Python could not do; *words* are the file's."""
     errnum = error.errno or EINVAL
     return NamespaceError(errnum, None, words, step=step, hint=hint(errnum, f"{step.split()[0]} file"))
 
@@ -130,15 +127,18 @@ def open_own_folder(base: str, *parts: str, private: bool) -> Fd:
             except FileExistsError:
                 pass
             except OSError as error:
-                raise _failed(error, step=f"make {words}", words=words) from None
+                raise failed(error, step=f"make {words}", words=words) from None
             folder = _open_trusted(part, outer, words)
     if _propagate(folder.number, words, private=private):
         return folder
     import fcntl
 
     # Two at once would mount two, one hiding the names of the other. ip-netns takes the same lock.
-    with Fd(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder.number)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, words=words, folder=folder.number) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise failed(error, step=f"lock {words}", words=words) from None
         folder = _open(words, _FOLDER | os.O_NOFOLLOW, words=words)
         if not _propagate(folder.number, words, private=private):
             _mount_on_itself(folder.number, words)
@@ -176,7 +176,7 @@ def _mount_on_itself(folder: int, words: str) -> None:
         Step("clone_mount", f"clone the mount of {words}", fd=folder, value=_TREE, flags=flags),
         Step("attach", f"mount {words} on itself", fd=folder, value=_TREE, filename=words),
     ]
-    with _Held() as state:
+    with Held() as state:
         _native.run(Program(steps), state)
 
 
@@ -184,7 +184,7 @@ def _proc_path(fd: int) -> bytes:
     """Name an open file by the kernel's link to it: mount(2) and umount2(2) take no fds."""
     path = f"/proc/thread-self/fd/{fd}"
     try:
-        with Fd(os.open("/proc", _FOLDER)) as proc:
+        with Fd("/proc", _FOLDER) as proc:
             is_proc = _native.fs_magic(proc) == _native.constant("PROC_SUPER_MAGIC")
         if is_proc and os.path.samestat(os.fstat(fd), os.stat(path)):
             return path.encode()
@@ -196,28 +196,37 @@ def _proc_path(fd: int) -> bytes:
 # ---- one file ----
 
 
-def keep(fd: int, type: NamespaceType, place: Place, after: Callable[[], None] | None = None) -> None:
+class Init(Protocol):
+    """The pid 1 of a namespace that is to stay with its file, and to end with it."""
+
+    stays: bool
+
+    def let_stay(self) -> None:
+        """Tell it to stay, which cannot be taken back; *stays* says from before that on that it has been told."""
+
+
+def keep(fd: int, type: NamespaceType, place: Place, init: Init | None = None) -> None:
     """Make the file, which must not be there yet, and mount the namespace on it. On any failure, neither is left.
 
-    *after* is called when all is there; if it fails, so has all. With it the file says that a process is to end with it.
+    With *init* the file says that a process is to end with it. That one is told last; if it fails, so has all. What Ctrl-C
+    says afterwards comes too late: all is there.
     """
-    with _Held() as state:
+    with Held() as state:
         # First what needs the privilege: without it nothing has been made, no folder either.
         words = f"clone the mount of {type.proc_name}"
         _native.run(Program([Step("clone_mount", words, fd=fd, value=_TREE, types=(type,))]), state)
         with place.open_folder() as folder:
             _proc_path(folder)  # by it all would be undone
             try:
-                _make(fd, type, folder, place, state, after)
+                _make(fd, type, folder, place, state, init)
             except BaseException:
-                _undo(state, folder, place)
+                if init is None or not init.stays:
+                    _undo(state, folder, place)
                 raise
 
 
-def _make(
-    fd: int, type: NamespaceType, folder: int, place: Place, state: State, after: Callable[[], None] | None
-) -> None:
-    name, mode = os.fsencode(place.name), 0 if after is None else 0o400
+def _make(fd: int, type: NamespaceType, folder: int, place: Place, state: State, init: Init | None) -> None:
+    name, mode = os.fsencode(place.name), 0 if init is None else 0o400
     words = f"mount the {type.proc_name} namespace on {place.words}"
     steps = [
         Step("make_file", f"make {place.words}", fd=folder, slot=_FILE, path=name, value=mode, filename=place.words),
@@ -237,9 +246,12 @@ def _make(
         raise NamespaceError(
             EBUSY, None, place.words, step="check", hint="somebody else has moved the file away while it was being made"
         )
-    if after is not None:
-        os.write(state.raw.fd[_FILE], WITH_INIT)
-        after()
+    if init is not None:
+        try:
+            os.write(state.raw.fd[_FILE], WITH_INIT)
+        except OSError as error:
+            raise failed(error, step=f"write {place.words}", words=place.words) from None
+        init.let_stay()
 
 
 def _attach_in_private(state: State, words: str, attach: Step) -> None:
@@ -295,7 +307,7 @@ class Kept:
     """A file on which a namespace is mounted; ``with`` closes what is open of it."""
 
     def __init__(self, place: Place) -> None:
-        self.place, self._owned, self._state = place, [place.open_folder()], _Held()
+        self.place, self._owned, self._state = place, [place.open_folder()], Held()
         self._folder = self._owned[0].number
         with _open(place.name, _ENTRY, words=place.words, folder=self._folder) as entry:
             if not is_namespace(entry):
@@ -319,10 +331,10 @@ class Kept:
         that after Ctrl-C the name is there still.
         """
         status, content = self._below()
-        if content == WITH_INIT:
-            end_init(self.fd)
         path = _proc_path(self._folder) + b"/" + os.fsencode(self.place.name)
         step = _umount(path, self.place.words, _native.constant("MNT_DETACH") | _native.constant("UMOUNT_NOFOLLOW"))
+        if content == WITH_INIT:
+            end_init(self.fd)
         interrupted = None
         while True:
             try:
@@ -336,29 +348,40 @@ class Kept:
             finally:
                 interrupted = None  # else it keeps its traceback, and that what is open
 
+    # From the first umount on nothing is opened, except where the file below could not be seen before: where no more files
+    # may be open that would fail, and leave the file.
+
     def _umount_and_remove(
         self, step: Step, status: os.stat_result | None, content: bytes, end_init: Callable[[int], None]
     ) -> None:
-        top = self._look(self._folder)[0]
+        top = self._status()
         if top is not None and os.path.samestat(top, os.fstat(self.fd)):
             _native.run(Program([step]), State())
-        top = self._look(self._folder)[0]
         if status is None:
             status, content = self._look(self._folder)
             if content == WITH_INIT:
                 end_init(self.fd)
         if status is None or not stat.S_ISREG(status.st_mode) or (status.st_size and content != WITH_INIT):
             return
+        top = self._status()
         if top is None or not os.path.samestat(top, status):
             return
-        if self._is_mounted():
+        try:  # for a mount namespace in a folder that is shared, the file is mounted on itself
             _native.run(Program([step]), State())
+        except NamespaceError as error:
+            if error.errno != EINVAL:  # it is no mount
+                raise
         try:
             os.unlink(self.place.name, dir_fd=self._folder)
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise _failed(error, step=f"remove {self.place.words}", words=self.place.words) from None
+            raise failed(error, step=f"remove {self.place.words}", words=self.place.words) from None
+
+    def _status(self) -> os.stat_result | None:
+        with suppress(OSError):
+            return os.stat(self.place.name, dir_fd=self._folder, follow_symlinks=False)
+        return None
 
     def _below(self) -> tuple[os.stat_result | None, bytes]:
         """Look at the file below, through a copy of the folder's mount on which nothing is mounted."""
@@ -381,20 +404,12 @@ class Kept:
             return status, b""
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            with Fd(os.open(self.place.name, flags, dir_fd=folder)) as fd:
+            with Fd(self.place.name, flags, folder) as fd:
                 return os.fstat(fd), os.read(fd, len(WITH_INIT))
-        except (FileNotFoundError, PermissionError):
-            return status, b""
-
-    def _is_mounted(self) -> bool:
-        """Tell whether the file is mounted on itself, as it is for a mount namespace in a folder that is shared."""
-        with Fd(os.open(self.place.name, _ENTRY, dir_fd=self._folder)) as entry:
-            return _mount_id(entry) != _mount_id(self._folder)
-
-
-def _mount_id(fd: int) -> str:
-    with open(f"/proc/thread-self/fdinfo/{fd}", encoding="ascii") as file:
-        return next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
+        except OSError as error:
+            if error.errno in (ENOENT, EACCES, EPERM, ELOOP):
+                return status, b""
+            raise failed(error, step=f"open {self.place.words}", words=self.place.words) from None
 
 
 def is_namespace(fd: int) -> bool:
@@ -405,20 +420,20 @@ def is_namespace(fd: int) -> bool:
 def listed(folder: str, type: NamespaceType) -> list[str]:
     """List the names in a folder that keep a namespace of *type*; what else is there is left out."""
     try:
-        with Fd(os.open(folder, _FOLDER & ~_native.O_PATH)) as fd:
+        with Fd(folder, _FOLDER & ~_native.O_PATH) as fd:
             return [name for name in sorted(os.listdir(fd)) if _type_of(name, fd) == type.flag]
     except OSError as error:
         if error.errno in (ENOENT, ENOTDIR, EACCES):
             return []
-        raise _failed(error, step=f"open {folder}", words=folder) from None
+        raise failed(error, step=f"open {folder}", words=folder) from None
 
 
 def _type_of(name: str, folder: int) -> int:
     try:
-        with Fd(os.open(name, _ENTRY, dir_fd=folder)) as fd:
+        with Fd(name, _ENTRY, folder) as fd:
             if not is_namespace(fd):
                 return 0
-        with Fd(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)) as fd:
+        with Fd(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, folder) as fd:
             return _native.ioctl(fd, "NS_GET_NSTYPE")
     except (FileNotFoundError, PermissionError):
         return 0  # taken away meanwhile, or hidden by who made it

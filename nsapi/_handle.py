@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from nsapi._bind import Place
+    from nsapi._bind import Init, Place
 
 
 #: Never empty, a list has room for one more: it need not be allocated at each entering.
@@ -197,23 +197,28 @@ class NamespaceHandle(_switch.Leaving):
 
         *path* is a str, bytes or os.PathLike, and must not be there yet. The mount is made in the caller's mount namespace,
         which for a mount namespace must be older than it. For the pid namespace of :func:`create`, its pid 1 is from then
-        on ended by :func:`unpin`, and no longer with the handle.
+        on ended by :func:`unpin`, and no longer with the handle; a handle that another process was given keeps no pid 1.
 
         Raises NamespaceError: ``EEXIST``; ``EPERM`` without CAP_SYS_ADMIN in the user namespace that owns the mount
-        namespace. Neither file nor mount is left then.
+        namespace. Neither file nor mount is left then. After Ctrl-C all is there, or nothing.
         """
         from nsapi import _bind
 
         self._keep(_bind.at_path("path", path))
 
-    def _keep(self, place: Place) -> None:
+    def _keep(self, place: Place, init: Init | None = None) -> None:
         from nsapi import _bind
 
-        self._borrow()
+        users = self._users
         try:
-            _bind.keep(self._fd, self._type, place)
+            users.append(None)
+            if self._closed:
+                raise ValueError(f"the handle on {self!r} is closed")
+            _bind.keep(self._fd, self._type, place, init)
         finally:
-            self._release()
+            del users[-1]
+            if self._closed:
+                self._close_unused()
 
     def close(self) -> None:
         """Close the fd, and those of :attr:`owner` and :attr:`parent`. More than once is no error.

@@ -94,6 +94,12 @@ void nsapi_close(int *fd)
     *fd = -1;
 }
 
+void nsapi_close_all(nsapi_state *state)
+{
+    for (int slot = 0; slot < NSAPI_SLOTS; slot++)
+        nsapi_close(&state->fd[slot]);
+}
+
 static int step_close(const nsapi_step *step, nsapi_state *state)
 {
     nsapi_close(&state->fd[step->slot]);

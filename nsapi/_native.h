@@ -135,6 +135,9 @@ int nsapi_fill_by_ioctl(int *ret_fd, int fd, unsigned long request);
 int nsapi_fill_with_pidfd(int *ret_fd, int pid);
 void nsapi_close(int *fd);
 
+/* What is in the slots of *state. */
+void nsapi_close_all(nsapi_state *state);
+
 extern char **environ;
 int nsapi_environ_count(void);
 

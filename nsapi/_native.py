@@ -179,10 +179,7 @@ class State:
 
     def close(self) -> None:
         """Close what is in the slots: of a thread that has ended inside."""
-        for slot in range(lib.NSAPI_SLOTS):
-            fd = self.take_fd(slot)
-            if fd >= 0:
-                os.close(fd)
+        lib.nsapi_close_all(self.raw)
 
     @property
     def child(self) -> tuple[int, int]:
@@ -204,6 +201,22 @@ class State:
         fd = self.raw.fd[slot]
         self.raw.fd[slot] = -1
         return int(fd)
+
+
+class Held(State):
+    """Owns what is in its slots: ``with`` closes it, or at the latest when nobody has it any more."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw = _gc(self.raw, lib.nsapi_close_all)  # no __del__, in which KeyboardInterrupt would be lost
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 if TYPE_CHECKING or sys.platform == "linux":

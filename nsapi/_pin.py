@@ -8,17 +8,23 @@ import contextlib
 import os
 import signal
 import subprocess
-from errno import EACCES, ELOOP, ESRCH
+from _thread import allocate_lock
+from errno import EACCES, ELOOP, ENOENT, EPERM, ESRCH
+from functools import partial
 from typing import Any
 
-from nsapi import _bind, _native
+from nsapi import _bind, _native, _switch
 from nsapi._config import Config
-from nsapi._errors import NamespaceError, refused
-from nsapi._handle import NamespaceHandle, duplicate_fd
+from nsapi._errors import NamespaceError, refused, unsupported
+from nsapi._handle import NamespaceHandle, children_are_elsewhere, duplicate_fd, own
 from nsapi._process import Orphan, Popen
 from nsapi._target import NETNS_DIR, is_ready
 from nsapi._target import open as open_namespace
 from nsapi._types import NamespaceType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: What of a Config is about the namespace itself, and not about a program.
 _FIELDS: dict[NamespaceType, tuple[str, ...]] = {
@@ -72,7 +78,12 @@ def create(type: NamespaceType | str, *, name: str | None = None, path: Any = No
 
 
 def _make(type: NamespaceType, config: Config) -> NamespaceHandle:
-    return _create_pid(config) if type is NamespaceType.PID else _create(type, config)
+    try:
+        return _create_pid(config) if type is NamespaceType.PID else _create(type, config)
+    except OSError as error:
+        if isinstance(error, NamespaceError):
+            raise
+        raise _bind.failed(error, step="prepare the process that makes it", words=error.filename) from None
 
 
 def _make_with_file(type: NamespaceType, config: Config, place: _bind.Place) -> NamespaceHandle:
@@ -106,24 +117,31 @@ def _make_younger(config: Config, place: _bind.Place, error: NamespaceError) -> 
 
 def _create(type: NamespaceType, config: Config) -> NamespaceHandle:
     """By a short process, which holds it until the handle does."""
+    import socket
+
     from nsapi import _launcher
 
     launcher, owned = _launcher.executable(joins=False)
     fds = [launcher] if owned else []
-    # It waits to be killed, or for the end of its standard input if we are, or if Ctrl-C comes before Popen is in our
-    # hands: hence no PIPE, which would be lost with it. It needs nothing inside: neither files nor a mapped id.
+    # It waits to be killed, or for the end of its standard input if we are. It needs nothing inside: neither files nor a
+    # mapped id.
     command, itself = ["nsapi-hold"], f"/proc/self/fd/{launcher}"
-    process, interrupted = None, None
+    process = Popen.__new__(Popen)  # in our hands before it is born, whenever Ctrl-C comes
+    ends: tuple[socket.socket, ...] = ()
+    interrupted = None
     try:
-        fds += os.pipe()
-        process = Popen(command, executable=itself, config=config, stdin=fds[-2], pass_fds=(launcher,))
+        ends = socket.socketpair()
+        start = partial(Popen.__init__, process, command, executable=itself, config=config, pass_fds=(launcher,))
+        _with_children_at_home(partial(start, stdin=ends[0].fileno()))
         made = open_namespace(process, type)
     finally:
         while True:  # as long as it takes, whatever Ctrl-C says
             try:
-                if process is not None:
+                if process._child_created:
                     process.kill()  # somebody who has been forked meanwhile may keep its standard input open
                     process.wait()
+                for end in ends:
+                    end.close()
                 _launcher.close_all(fds)
                 break
             except KeyboardInterrupt as error:
@@ -137,18 +155,41 @@ def _create(type: NamespaceType, config: Config) -> NamespaceHandle:
     return made
 
 
+def _with_children_at_home(start: Callable[[], None]) -> None:
+    """Start no pid 1 in a pid namespace that this thread has unshared for its children: after its end nobody can be one."""
+    if os.path.exists("/proc/thread-self/ns/pid_for_children") or not children_are_elsewhere():  # it has a pid 1
+        start()
+        return
+    with contextlib.ExitStack() as handles:
+        home, there = (handles.enter_context(contextlib.closing(_of_thread(each))) for each in (False, True))
+        _switch.with_children_at(home.fileno(), there.fileno(), start)
+
+
+def _of_thread(of_children: bool) -> NamespaceHandle:
+    try:
+        return own(NamespaceType.PID, of_children=of_children)
+    except NamespaceError as error:
+        if error.errno != ENOENT:
+            raise
+        raise unsupported(
+            "the pid namespace of this thread's children has no process yet, and this kernel opens none such: what makes the"
+            " namespace would be its pid 1, and end. Start another program there first"
+        ) from None
+
+
 def _take_back(made: NamespaceHandle, place: _bind.Place) -> None:
     """Ctrl-C may have come when all was done: what is there is the new one, if it is not somebody else's of that name."""
-    if isinstance(made, PidHandle):
-        made.stays = False
-    try:
-        with _bind.Kept(_bind.at_path("path", place.words)) as kept:
-            if os.path.samestat(os.fstat(kept.fd), os.fstat(made.fileno())):
-                kept.take_away(_end_init_of)
-    except (NamespaceError, ValueError):
-        pass
-    finally:
-        made.close()
+    while True:
+        try:
+            if isinstance(made, PidHandle):
+                made.stays = False
+            with contextlib.suppress(OSError, ValueError), _bind.Kept(_bind.at_path("path", place.words)) as kept:
+                if os.path.samestat(os.fstat(kept.fd), os.fstat(made.fileno())):
+                    kept.take_away(_end_init_of)
+            made.close()
+            return
+        except KeyboardInterrupt:  # the first is raised by who calls this
+            continue
 
 
 def _place(type: NamespaceType, name: Any, path: Any) -> _bind.Place | None:
@@ -208,56 +249,70 @@ def _is_own(folder: str) -> bool:
 _PATIENCE = 500  # milliseconds; pid 1 ends only after all that were in there have been reaped, by their parents
 
 
+#: Another one in each process that is forked from this: by the pid they may be the same, each the first of its namespace.
+_process = object()
+
+
+def _note_fork() -> None:
+    global _process
+    _process = object()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
 class PidHandle(NamespaceHandle):
-    """A handle that owns the pid 1 of its namespace, until that is to stay with a file."""
+    """A handle that owns the pid 1 of its namespace, until that is to stay with a file; not so in any other process."""
 
-    __slots__ = ("_channel", "_init", "_maker", "_told", "stays")
+    __slots__ = ("_channel", "_init", "_maker", "_pinning", "stays")
 
-    def __init__(self, fd: int, words: str) -> None:
-        self._init = self._channel = -1  # a pidfd of pid 1, and the socket by which it is told to stay
-        self._maker = os.getpid()  # a process forked from it has a copy of this, and nothing to end
-        self.stays = self._told = False
-        super().__init__(fd, words, NamespaceType.PID)
+    def __init__(self, cell: Any, words: str) -> None:
+        self._init: Any = None  # a pidfd of pid 1, in its cell
+        self._channel: Any = None  # the socket by which it is told to stay
+        self._maker = _process
+        self._pinning = allocate_lock()
+        self.stays = False
+        super().__init__(cell, words, NamespaceType.PID)
 
-    def _keep(self, place: _bind.Place) -> None:
-        if self.stays or os.getpid() != self._maker:
-            return super()._keep(place)
-        self._borrow()
-        try:
-            _bind.keep(self._fd, NamespaceType.PID, place, self._let_stay)
-            self.stays = True
-        finally:
-            self._release()
+    @property
+    def _owns_init(self) -> bool:
+        return self._init is not None and self._maker is _process and not self.stays
 
-    def _let_stay(self) -> None:
+    def _keep(self, place: _bind.Place, init: _bind.Init | None = None) -> None:
+        if not self._owns_init:
+            super()._keep(place)
+            return
+        with self._pinning:
+            super()._keep(place, self if self._owns_init else None)
+
+    def let_stay(self) -> None:
+        """Tell pid 1 to stay, and wait until it has let go of this process."""
         import socket
 
-        channel = socket.socket(fileno=self._channel)
+        channel, heard = self._channel, b""
         try:
-            if not self._told:  # else Ctrl-C came to the pin before; it has stayed with the handle alone
-                self._told = True
-                channel.send(b"s", socket.MSG_NOSIGNAL)
-            while channel.recv(1):  # until it has let go
-                pass
-            stays = not is_ready(self._init)
+            self.stays = True  # no call until it is told
+            channel.send(b"s", socket.MSG_NOSIGNAL)
+            while more := channel.recv(16):
+                heard += more
         except OSError:
-            stays = False
-        finally:
-            channel.detach()
-        if not stays:
+            pass
+        if heard != b"s" or is_ready(self._init[0]):
+            self.stays = False
             raise refused(ESRCH, "its pid 1 has ended", type=NamespaceType.PID)
 
     def close(self) -> None:
         """Close the fd, and end pid 1, and with it all that lives in the namespace, unless it is to stay with a file."""
         super().close()
         with self._lock:
-            init, channel, self._init, self._channel = self._init, self._channel, -1, -1
-        if channel >= 0:
-            os.close(channel)
-        if init >= 0:
-            if not self.stays and os.getpid() == self._maker:
-                _end(init)
-            os.close(init)
+            owned, init, channel = self._owns_init, self._init, self._channel
+            self._init = self._channel = None
+        if owned:
+            _end(init[0])
+        if init is not None:
+            _native.close_cell(init)
+            channel.close()
 
 
 def _create_pid(config: Config) -> PidHandle:
@@ -268,16 +323,17 @@ def _create_pid(config: Config) -> PidHandle:
 
     launcher, owned = _launcher.executable(joins=False)
     fds = [launcher] if owned else []
-    ours = theirs = made = None
+    me = _native.new_cell()
+    ends: tuple[socket.socket, ...] = ()
+    process, made = Orphan.__new__(Orphan), None  # in our hands before it is born
     try:
-        me = _native.pidfd_open(os.getpid())
-        if me < 0:
-            raise NamespaceError(-me, None, None, step="pidfd_open of this process")
-        fds.append(me)
+        pidfd = _native.fill_with_pidfd(me, os.getpid())
+        if pidfd < 0:
+            raise NamespaceError(-pidfd, None, None, step="pidfd_open of this process")
         # Until it is told to stay it ends with our end of this, and so if Ctrl-C comes before we have its pidfd.
-        ours, theirs = socket.socketpair()
-        process = Orphan(
-            ["nsapi-init", "pid", str(me)],
+        ends = ours, theirs = socket.socketpair()
+        process.__init__(  # type: ignore[misc]
+            ["nsapi-init", "pid", str(pidfd)],
             executable=f"/proc/self/fd/{launcher}",
             stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
@@ -285,28 +341,27 @@ def _create_pid(config: Config) -> PidHandle:
             cwd="/",
             env={},
             start_new_session=True,
-            pass_fds=(launcher, me),
+            pass_fds=(launcher, pidfd),
             config=config,
         )
-        init = -1
-        try:
-            with contextlib.closing(open_namespace(process, NamespaceType.PID)) as found:
-                made = PidHandle(duplicate_fd(found.fileno()), f"pid namespace of nsapi-init {process.pid}")
-            if ours.recv(1) != b"r":
-                raise NamespaceError(ESRCH, None, None, step="start nsapi-init", type=NamespaceType.PID)
-            init = process.disown()
-            made._channel, made._init = ours.detach(), init
-        except BaseException:
-            if init < 0:
-                init = process.disown()
-            _end(init)
-            os.close(init)
-            raise
+        with contextlib.closing(open_namespace(process, NamespaceType.PID)) as found:
+            made = PidHandle(duplicate_fd(found.fileno()), f"pid namespace of nsapi-init {process.pid}")
+        if ours.recv(1) != b"r":
+            raise NamespaceError(ESRCH, None, None, step="start nsapi-init", type=NamespaceType.PID)
+        init = duplicate_fd(process.pidfd)
+        made._init, made._channel, ends = init, ours, (theirs,)
         return made
+    except BaseException:
+        if process.pidfd >= 0:
+            _end(process.pidfd)
+        if made is not None:
+            made.close()
+        raise
     finally:
-        for end in (ours, theirs):
-            if end is not None:
-                end.close()
+        process.disown()
+        for end in ends:
+            end.close()
+        _native.close_cell(me)
         _launcher.close_all(fds)
 
 
@@ -328,51 +383,51 @@ def _end(init: int) -> None:
 
 
 def _end_init_of(namespace: int) -> None:
-    init = _init_of(namespace)
-    if init >= 0:
-        try:
-            _end(init)
-        finally:
-            os.close(init)
+    init, parent = _native.new_cell(), _native.new_cell()
+    # From within it nobody can, and from beside it nobody sees whom.
+    if _native.fill_by_ioctl(parent, namespace, "NS_GET_PARENT") == -EPERM:
+        why = "its pid 1 can be ended only from the pid namespace that it was made in, or one above"
+        raise refused(EPERM, why, type=NamespaceType.PID)
+    if _find_init(init, namespace):
+        _end(init[0])
+        _native.close_cell(init)
 
 
-def _init_of(namespace: int) -> int:
-    """Open a pidfd of the pid 1 of a pid namespace; -1 where it has ended.
+def _find_init(cell: Any, namespace: int) -> bool:
+    """Open a pidfd of the pid 1 of a pid namespace; False where it has ended.
 
     A number that the kernel tells before and after is that of pid 1 between, and no other's.
     """
     while True:
         pid = _native.ioctl_pid(namespace, "NS_GET_TGID_FROM_PIDNS", 1)
         if pid == -ESRCH:
-            return -1
+            return False
         if pid < 0:  # before Linux 6.11
-            return _init_in_proc(namespace)
-        init = _native.pidfd_open(pid)
-        if init >= 0:
-            if _native.ioctl_pid(namespace, "NS_GET_TGID_FROM_PIDNS", 1) == pid:
-                return init
-            os.close(init)
-        elif init != -ESRCH:
+            return _find_init_in_proc(cell, namespace)
+        init = _native.fill_with_pidfd(cell, pid)
+        if init >= 0 and _native.ioctl_pid(namespace, "NS_GET_TGID_FROM_PIDNS", 1) == pid:
+            return True
+        if init < 0 and init != -ESRCH:
             raise NamespaceError(-init, None, None, step="pidfd_open of pid 1", type=NamespaceType.PID)
+        _native.close_cell(cell)
 
 
-def _init_in_proc(namespace: int) -> int:
+def _find_init_in_proc(cell: Any, namespace: int) -> bool:
     """Look for it in /proc, where NSpid counts it from outside to inside."""
     wanted = os.fstat(namespace)
     for name in filter(str.isdigit, os.listdir("/proc")):
-        init = _native.pidfd_open(int(name))
-        if init < 0:
+        if _native.fill_with_pidfd(cell, int(name)) < 0:
             continue
         try:
             with builtins.open(f"/proc/{name}/status", encoding="utf-8", errors="replace") as file:
                 pids = next((line.split() for line in file if line.startswith("NSpid:")), [])
             if pids[-1:] == ["1"] and os.path.samestat(os.stat(f"/proc/{name}/ns/pid"), wanted):
-                signal.pidfd_send_signal(init, 0)  # so that it was this process, and no other, which was looked at
-                return init
+                signal.pidfd_send_signal(cell[0], 0)  # so that it was this process, and no other, which was looked at
+                return True
         except OSError:
             pass
-        os.close(init)
-    return -1
+        _native.close_cell(cell)
+    return False
 
 
 # ---- names ----

@@ -361,13 +361,17 @@ class Popen(subprocess.Popen[Any]):
     # __del__ comes here too, at the end of the interpreter, when modules may be empty: hence the default arguments.
 
     def _internal_poll(self, *args: Any, _nohang: int = getattr(os, "WNOHANG", 0), **keywords: Any) -> int | None:
-        if self.returncode is None and self._waitpid_lock.acquire(False):  # type: ignore[attr-defined]
-            try:
-                if self.returncode is None:
-                    pid, status = self._try_wait(_nohang)
-                    if pid:
-                        self._handle_exitstatus(status)
-            finally:
+        held = [False]
+        try:
+            if self.returncode is None:
+                # The call and the assignment are one instruction: Ctrl-C would come between, and nobody wait any more.
+                held[:] = map(self._waitpid_lock.acquire, held)  # type: ignore[attr-defined]
+            if held[0] and self.returncode is None:
+                pid, status = self._try_wait(_nohang)
+                if pid:
+                    self._handle_exitstatus(status)
+        finally:
+            if held[0]:
                 self._waitpid_lock.release()  # type: ignore[attr-defined]
         return self.returncode
 
@@ -421,11 +425,11 @@ class Orphan(Popen):
 
     _orphan = True
 
-    def disown(self) -> int:
-        """Give the pidfd away, and forget the program."""
-        with self._pidfd_lock:
-            pidfd, self._pidfd, self.returncode = self._pidfd, -1, 0
-        return pidfd
+    def disown(self) -> None:
+        """Forget the program, and close the pidfd."""
+        pidfd, self._pidfd, self.returncode = self._pidfd, -1, 0
+        if pidfd >= 0:
+            os.close(pidfd)
 
 
 def run(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing as closing
 from contextlib import contextmanager
@@ -113,10 +114,12 @@ def answer_enosys(*calls: tuple[str, int | None], errnum: int = 38) -> None:
     A call is its name and, for ioctl and setns, the request or the types (the second argument).
     """
     numbers = {"clone3": 435, "close_range": 436, "pidfd_open": 434, "openat2": 437, "pidfd_getfd": 438}
-    numbers |= {"statmount": 457, "listmount": 458, "listns": 470}
+    numbers |= {"statmount": 457, "listmount": 458, "listns": 470, "open_tree": 428, "move_mount": 429}
     numbers |= {
-        "x86_64": {"ioctl": 16, "setns": 308, "statx": 332, "open_by_handle_at": 304},
-        "aarch64": {"ioctl": 29, "setns": 268, "statx": 291, "open_by_handle_at": 265},
+        "x86_64": {"ioctl": 16, "setns": 308, "statx": 332, "open_by_handle_at": 304}
+        | {"mount": 165, "umount2": 166, "flock": 73, "unlinkat": 263},
+        "aarch64": {"ioctl": 29, "setns": 268, "statx": 291, "open_by_handle_at": 265}
+        | {"mount": 40, "umount2": 39, "flock": 32, "unlinkat": 35},
     }[os.uname().machine]
     program: list[tuple[int, int, int, int]] = []
     for name, request in calls:
@@ -263,6 +266,25 @@ def ends(pidfd: int, seconds: int = 20) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
+
+
+def own_inits() -> list[int]:
+    """The processes called nsapi-init in this mount namespace that live on; those that are ending have ended then."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if (
+                    status("Name", pid) == "nsapi-init"
+                    and ns("mnt", pid) == ns("mnt")
+                    and status("State", pid)[0] not in "ZX"
+                ):
+                    found.append(int(pid))
+            except OSError:
+                continue  # it has just ended
+        if not found or time.monotonic() > deadline:
+            return found
 
 
 def mounted() -> list[str]:

@@ -1003,7 +1003,11 @@ def test_ctrl_c_while_what_is_joined_is_opened_leaves_no_fd(root: Runner) -> Non
                     def hook(frame: Any, event: str, arg: Any, moment: int = moment) -> None:
                         nonlocal count, place
                         code = frame.f_code
-                        if event not in ("call", "c_return") or code.co_filename not in files or code.co_name == "spawn":
+                        if (
+                            event not in ("call", "c_return")
+                            or code.co_filename not in files
+                            or code.co_name == "spawn"
+                        ):
                             return
                         count += 1
                         if count == moment:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import inspect
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -16,10 +19,13 @@ from typing import Any
 import pytest
 from conftest import USER, Runner, tool
 from inside import (
+    PIDFD_GET,
     TYPES,
     answer_enosys,
+    changed,
     children,
     closing,
+    end_of,
     ends,
     everything,
     failure,
@@ -28,6 +34,9 @@ from inside import (
     mounted,
     ns,
     only_child,
+    own_inits,
+    ready,
+    run_a_thread,
     status,
     unshared,
 )
@@ -115,6 +124,8 @@ FIELDS: list[tuple[str, dict[str, Any], str, str]] = [
     ("time", {"time_offsets": {"boottime": 86400 * 3650}}, "cut -c1-3 /proc/uptime", "315"),
     ("mnt", {"propagation": "shared"}, "findmnt -n -o PROPAGATION /", "shared"),
     ("mnt", {}, "findmnt -n -o PROPAGATION /", "private"),
+    ("user", {"maps": "root"}, "cat /proc/self/uid_map", "0 0 1"),
+    ("user", {"uid_mappings": [(5, 0, 7)], "gid_mappings": [(6, 0, 8)]}, "cat /proc/self/[ug]id_map", "6 0 8 5 0 7"),
 ]
 
 
@@ -144,10 +155,11 @@ def test_pid_1_is_nobodys_child_and_ends_with_the_handle(anyone: Runner) -> None
 
     def body() -> Any:
         fields: dict[str, Any] = {"user": nsapi.create("user")} if os.geteuid() else {}
+        os.chdir("/proc")
         made = nsapi.create("pid", **fields)
         (init,) = first_of(made.id[1])
         watched = os.pidfd_open(init)
-        files = sorted({os.readlink(f"/proc/{init}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{init}/fd")})
+        files = sorted(os.readlink(f"/proc/{init}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{init}/fd"))
         is_stranger = status("PPid", init) != str(os.getpid()) and os.getsid(init) == init
         told = [children(), status("Name", init), is_stranger, os.readlink(f"/proc/{init}/cwd"), files]
         # Of an orphan nothing is left: the kernel reaps it, and the number of the namespace's processes goes down.
@@ -159,11 +171,11 @@ def test_pid_1_is_nobodys_child_and_ends_with_the_handle(anyone: Runner) -> None
             told.append(process.wait())
         for each in fields.values():
             each.close()
-        return [*told, ends(watched), first_of(made.id[1])]
+        return [*told, ends(watched)]
 
-    files = ["/dev/null", "anon_inode", "socket"]
+    files = ["/dev/null", "/dev/null", "anon_inode", "socket"]
     told = anyone(body)
-    assert told == [[], "nsapi-init", True, "/", files, -signal.SIGKILL, True, []]
+    assert told == [[], "nsapi-init", True, "/", files, -signal.SIGKILL, True]
 
 
 def test_pid_1_reaps_orphans(root: Runner) -> None:
@@ -194,14 +206,15 @@ def test_pid_1_ends_with_its_maker_and_not_with_a_copy_of_the_handle(root: Runne
     """SIGKILL takes it along; a process that was forked has a handle too, and closing that ends nothing."""
 
     def body() -> Any:
-        code = "import nsapi, sys, time; h = nsapi.create('pid'); print(h.id[1], flush=True); time.sleep(600)"
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as maker:
+        forks = "os.fork() or os._exit(len(sys.stdin.read()))"  # who keeps a copy of all that its maker holds
+        code = f"import nsapi, os, sys, time; h = nsapi.create('pid'); {forks}; print(h.id[1], flush=True); time.sleep(600)"
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as maker:
             assert maker.stdout is not None
             inode = int(maker.stdout.readline())
             watched = os.pidfd_open(*first_of(inode))
             running = not ends(watched, 0)
             maker.kill()
-        told: list[Any] = [running, ends(watched)]
+            told: list[Any] = [running, ends(watched)]
         made = nsapi.create("pid")
         child = os.fork()
         if not child:
@@ -213,6 +226,82 @@ def test_pid_1_ends_with_its_maker_and_not_with_a_copy_of_the_handle(root: Runne
         return told
 
     assert root(body) == [True, True, 1]
+
+
+def pin_there(handle: Any, path: str, answers: Any) -> None:
+    handle.pin(path)
+    answers.put(os.path.exists(path))
+    handle.close()
+
+
+def test_a_handle_that_was_passed_on_owns_no_pid_1(host: Mounter, tmp_path: Path) -> None:
+    """It pins the namespace as any other handle does; pid 1 ends with the one that has made it."""
+    (tmp_path / "passed.py").write_text(
+        inspect.getsource(pin_there).replace(": Any", "").replace("import os", "") + "import os\n"
+    )
+
+    def body(folder: str) -> Any:
+        import multiprocessing
+
+        sys.path.insert(0, folder)
+        from passed import pin_there  # type: ignore[import-not-found]
+
+        context = multiprocessing.get_context("spawn")
+        answers = context.Queue()
+        made = nsapi.create("pid")
+        process = context.Process(target=pin_there, args=(made, "/run/a", answers))
+        process.start()
+        process.join()
+        told = [process.exitcode, answers.get(), len(first_of(made.id[1]))]
+        watched = os.pidfd_open(*first_of(made.id[1]))
+        nsapi.unpin("/run/a")
+        told.append(ends(watched, 0))
+        made.close()
+        return [*told, ends(watched)]
+
+    assert host(body, str(tmp_path)) == [0, True, 1, False, True]
+
+
+def test_a_copy_of_the_handle_that_has_the_same_pid_ends_nothing(root: Runner) -> None:
+    """Of a program that is pid 1, in a child that is pid 1 too."""
+    tool("unshare")
+
+    def body() -> Any:
+        made = nsapi.create("pid")
+        watched = os.pidfd_open(*first_of(made.id[1]))
+        child = nsapi.clone(lambda: made.close(), flags="pid")
+        told = [os.getpid(), child.wait(), ends(watched, 0)]
+        made.close()
+        return [*told, ends(watched)]
+
+    under = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    assert root(body, under=under) == [1, 0, False, True]
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["this kernel", "before 6.11"])
+def test_the_pid_namespace_of_ones_children_stays_as_it_is(root: Runner, old: bool) -> None:
+    """After unshare, what makes a namespace is not the first there, whose end would be that of all others."""
+
+    def body(old: bool) -> Any:
+        if old:
+            answer_enosys(*PIDFD_GET, errnum=25)
+        script, uts = "echo $$; read line", nsapi.create("uts")
+        told: list[Any] = []
+        nsapi.unshare("pid")
+        told.append([failure(lambda: nsapi.create(type).close()).get("errno", 0) for type in TYPES])
+        config = nsapi.Config.new(uts=uts)
+        with nsapi.Popen(["sh", "-c", script], config=config, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+            assert first.stdout is not None
+            told.append(int(first.stdout.readline()))
+            told.append([failure(lambda: nsapi.create(type).close()).get("errno", 0) for type in TYPES])
+        uts.close()
+        return [*told, children()]
+
+    empty, first, occupied, left = root(body, old)
+    unsupported = [errno.ENOSYS if type == "pid" else 0 for type in TYPES]  # it would be made in that one
+    assert empty in (unsupported, [errno.ENOSYS] * 8)  # kernels before 6.11 open no pid namespace that is empty
+    assert (old, empty) != (True, unsupported)
+    assert (first, occupied, left) == (1, unsupported, [])
 
 
 # ---- names ----
@@ -241,9 +330,18 @@ def test_names_of_every_type(mounter: Mounter) -> None:
                 found[type] = [names, again == made, done == f"{type}:[{made.id[1]}]", children()]
             nsapi.unpin("blue", type)
             found[type] += [nsapi.named(type), os.path.lexists(path)]
-        return [found, before == mounted(), tree == sorted(map(str, pathlib.Path("/run").rglob("*")))]
+        lines = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+        folders = [
+            [line.split()[4], "shared:" in line] for line in lines if f"/run{line.split()[3]}" == line.split()[4]
+        ]
+        return [found, sorted(folders), before == mounted(), tree == sorted(map(str, pathlib.Path("/run").rglob("*")))]
 
-    found, *untouched = mounter(body)
+    found, folders, *untouched = mounter(body)
+    # Each a mount of its own, which passes on what is taken away; but for mnt, where it would pass on a mount into itself.
+    assert folders == [
+        ["/run/netns", True],
+        *([f"/run/nsapi/{type}", type != "mnt"] for type in sorted(TYPES) if type != "net"),
+    ]
     for type in TYPES:
         path = "/run/netns/blue" if type == "net" else f"/run/nsapi/{type}/blue"
         assert found[type] == [{"blue": path}, True, True, [], {}, False], type
@@ -273,6 +371,12 @@ def test_names_are_those_of_ip_netns(host: Mounter) -> None:
             told += [f"net:[{blue.id[1]}]", blue != red]
         told.append(nsapi.run(["true"], target="red").returncode)
         told += [ip("netns", "set", "blue", "7"), ip("netns", "list-id")[:2]]
+        with ready("ip", "netns", "exec", "blue", "sh", "-c", "echo ready; exec sleep 600") as process:
+            pid = str(process.pid)
+            told.append([ip("netns", "identify", pid)[0], ip("netns", "pids", "blue") == [pid, "0"]])
+            told[-1] += [ip("netns", "attach", "green", pid)[-1], nsapi.named().get("green")]
+        nsapi.unpin("green")
+        told[-1] += [failure(lambda: nsapi.create("net", name="red"))["errno"], ip("netns", "add", "blue")[-1] != "0"]
         lines = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
         folder = [line for line in lines if line.split()[4] == "/run/netns" and "tmpfs" in line]
         told.append([len(folder), "shared:" in folder[0]])
@@ -282,10 +386,11 @@ def test_names_are_those_of_ip_netns(host: Mounter) -> None:
         return told
 
     for ours_first in (True, False):
-        names, ours, link, same, others, ran, given, ids, folder, *rest = host(body, ours_first)
+        names, ours, link, same, others, ran, given, ids, seen, folder, *rest = host(body, ours_first)
         assert names[-2:] == ["blue", "red"]
         assert ours == {"blue": "/run/netns/blue", "red": "/run/netns/red"}
         assert [link == same, others, ran, given, ids, folder] == [True, True, 0, ["0"], ["nsid", "7"], [1, True]]
+        assert seen == ["blue", True, "0", "/run/netns/green", 17, True]
         assert rest == [["0"], {"red": "/run/netns/red"}, ["0"], {}, []]
 
 
@@ -413,6 +518,22 @@ def test_a_pid_1_that_has_ended_gets_no_file(host: Mounter) -> None:
     assert host(body) == [True, 3, "its pid 1 has ended", True, []]
 
 
+def test_the_name_of_a_pid_namespace_that_has_ended_is_taken_away(mounter: Mounter) -> None:
+    """Where somebody has killed its pid 1; the handle of its maker may be open still."""
+
+    def body() -> Any:
+        assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER: it is ours to wait for
+        made = nsapi.create("pid", path="/run/a")
+        (init,) = first_of(made.id[1])
+        os.kill(init, signal.SIGKILL)
+        status = os.waitpid(init, 0)[1]
+        nsapi.unpin("/run/a")
+        made.close()
+        return [status, os.listdir("/run")]
+
+    assert mounter(body) == [signal.SIGKILL, []]
+
+
 @pytest.mark.parametrize("old", [False, True], ids=["by NS_GET_TGID_FROM_PIDNS", "before Linux 6.11"])
 def test_unpin_ends_no_pid_1_but_ours(host: Mounter, old: bool) -> None:
     """Of a container's pid namespace the file is taken away, and the container goes on; ours is found by either way."""
@@ -433,6 +554,46 @@ def test_unpin_ends_no_pid_1_but_ours(host: Mounter, old: bool) -> None:
         return [*told, ends(watched), os.listdir("/run")]
 
     assert host(body, old) == [False, [], True, []]
+
+
+def test_unpin_leaves_the_name_where_it_cannot_end_pid_1(host: Mounter) -> None:
+    """From within the pid namespace, or beside it: EPERM, and the name is there still, for who can."""
+
+    def body() -> Any:
+        made = nsapi.create("pid", path="/run/a")
+        watched = os.pidfd_open(*first_of(made.id[1]))
+        code = (
+            "import nsapi\ntry: nsapi.unpin('/run/a')\nexcept PermissionError as error: print(error.step, error.hint)"
+        )
+        argv, told = [sys.executable, "-c", code], []
+        for config in (nsapi.Config.new(pid=made), nsapi.Config.new("pid")):
+            done = nsapi.run(argv, config=config, capture_output=True, text=True)
+            told.append([done.stdout, os.path.exists("/run/a"), ends(watched, 0)])
+        made.close()
+        nsapi.unpin("/run/a")
+        return [*told, ends(watched)]
+
+    text = "check its pid 1 can be ended only from the pid namespace that it was made in, or one above\n"
+    assert host(body) == [[text, True, False]] * 2 + [True]
+
+
+def test_unpin_where_the_file_below_cannot_be_seen_before(container: Mounter) -> None:
+    """Mounts that a user namespace has inherited hide what they are on, and so the folder that they are in."""
+
+    def body() -> Any:
+        made = nsapi.create("pid", path="/run/here/a")
+        watched = os.pidfd_open(*first_of(made.id[1]))
+        made.close()
+        nsapi.unpin("/run/here/a")
+        nsapi.create("net", path="/run/here/a").close()
+        nsapi.unpin("/run/here/a")
+        return [ends(watched), os.listdir("/run/here")]
+
+    inherit = (
+        "mkdir -p /run/here/other && mount -t tmpfs none /run/here/other && exec unshare --user --map-root-user --mount"
+    )
+    under = (*OWN_USER, "sh", "-c", f'{inherit} "$@"', "sh")
+    assert container.runner(body, under=under) == [True, ["other"]]
 
 
 # ---- never what is there ----
@@ -509,6 +670,76 @@ def test_of_many_at_once_one_makes_the_name(host: Mounter) -> None:
     assert host(body, MAKE_AT_ONCE) == [1, 1, {"blue": "/run/netns/blue"}, [0, 0, 0]]
 
 
+def test_the_folder_of_names_is_mounted_by_one_at_a_time(host: Mounter) -> None:
+    """Under the lock that ip-netns(8) takes too, or else both would mount it."""
+
+    def body() -> Any:
+        import fcntl
+
+        os.mkdir("/run/netns")
+        lock = os.open("/run/netns", os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        code, waits = "import nsapi; nsapi.create('net', name='blue').close()", False
+        with subprocess.Popen([sys.executable, "-c", code]) as maker:
+            while not waits and maker.poll() is None:
+                lines = pathlib.Path("/proc/locks").read_text().splitlines()
+                waits = any("->" in line and str(maker.pid) in line.split() for line in lines)
+            meanwhile = "/netns /run/netns" in mounted()
+            os.close(lock)
+        return [waits, meanwhile, maker.returncode, list(nsapi.named())]
+
+    assert host(body) == [True, False, 0, ["blue"]]
+
+
+def test_the_file_below_is_that_of_ip_netns(host: Mounter) -> None:
+    """Empty, and nobody may write to it, whatever the umask; but for a pid namespace it says that pid 1 ends with it."""
+    tool("ip")
+
+    def body() -> Any:
+        os.umask(0)
+        subprocess.run(["ip", "netns", "add", "red"], check=True)
+        nsapi.create("net", name="blue").close()
+        nsapi.create("pid", path="/run/pid").close()
+        inits, found = first_of(os.stat("/run/pid").st_ino), {}
+        for path in ("/run/netns/red", "/run/netns/blue", "/run/pid"):
+            subprocess.run(["umount", path], check=True)
+            found[path] = [os.stat(path).st_mode & 0o7777, pathlib.Path(path).read_text()]
+        for each in inits:
+            os.kill(each, signal.SIGKILL)
+        return found
+
+    wanted = {"/run/netns/red": [0, ""], "/run/netns/blue": [0, ""], "/run/pid": [0o400, "nsapi-init\n"]}
+    assert host(body) == wanted
+
+
+def test_a_file_that_is_moved_away_meanwhile_is_no_name(host: Mounter) -> None:
+    """By somebody in another mount namespace, where nothing is mounted on it: EBUSY, and no mount is left.
+
+    What is open meanwhile is inherited by nobody who is started by another thread.
+    """
+    tool("nsenter")
+
+    def body() -> Any:
+        with unshared("--mount", "--propagation", "private") as process, closing(nsapi.create("net")) as handle:
+
+            def move(frame: Any, event: str, argument: Any) -> None:
+                if event == "c_call" and argument is os.stat and frame.f_code.co_name == "_make":
+                    sys.setprofile(None)
+                    inherited.extend(fds()[fd] for fd in fds() if fd > 2 and os.get_inheritable(fd))
+                    elsewhere = ["nsenter", "--mount", f"--target={process.pid}"]
+                    subprocess.run([*elsewhere, "mv", "/run/a", "/run/b"], check=True)
+
+            inherited: list[str] = []
+            before = everything()
+            sys.setprofile(move)
+            found = failure(lambda: handle.pin("/run/a"))
+            sys.setprofile(None)
+            told = [found["errno"], "moved the file away" in str(found["hint"])]
+            return [*told, changed(before), os.listdir("/run"), inherited]
+
+    assert host(body) == [errno.EBUSY, True, [], ["b"], []]
+
+
 def test_unpin_removes_nothing_of_a_stranger(mounter: Mounter) -> None:
     """What is no namespace stays, and what lies below one and is not empty; each refusal says why."""
 
@@ -520,6 +751,11 @@ def test_unpin_removes_nothing_of_a_stranger(mounter: Mounter) -> None:
         os.mkdir("/run/folder")
         os.symlink("/run/netns/blue", "/run/link")
         os.symlink("/run/nowhere", "/run/dangling")
+        for path in ("/run/under", "/run/netns/uts"):
+            pathlib.Path(path).touch()
+        subprocess.run(["mount", "--bind", "/run/file", "/run/under"], check=True)
+        for path in ("/run/under", "/run/netns/uts"):
+            subprocess.run(["mount", "--bind", "/proc/self/ns/uts", path], check=True)
         before = everything()
         cases = {
             str(name): failure(lambda: nsapi.unpin(name, type))
@@ -538,7 +774,9 @@ def test_unpin_removes_nothing_of_a_stranger(mounter: Mounter) -> None:
             ]
         }
         same = [before == everything(), nsapi.named()]
-        # Somebody has mounted a namespace on a file of his.
+        # Somebody has mounted a namespace on a file of his, or on what he has mounted.
+        nsapi.unpin("/run/under")
+        same.append(pathlib.Path("/run/under").read_text())
         subprocess.run(["mount", "--bind", "/proc/self/ns/uts", "/run/file"], check=True)
         nsapi.unpin("/run/file")
         return [
@@ -556,7 +794,7 @@ def test_unpin_removes_nothing_of_a_stranger(mounter: Mounter) -> None:
         **dict.fromkeys(("/proc/self/ns/net", "stale"), no_namespace),
         "/run/netns/blue": [22, "it is a net namespace, and uts was asked for"],
     }
-    assert same == [True, {"blue": "/run/netns/blue"}]
+    assert same == [True, {"blue": "/run/netns/blue"}, "mine"]
     assert content == "mine"
 
 
@@ -569,6 +807,8 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         ("uts", {"path": path}, "ValueError", "path: ")
         for path in ("", "/run/", "/run/..", ".", "a\0/b", "/a/b\0", "x" * 256)
     ],
+    ("net", {"name": "\ud800"}, "ValueError", "name: '\\ud800' cannot be the name of a file"),
+    ("net", {"path": "/\ud800/a"}, "ValueError", "path: '/\\ud800' cannot be the name of a file"),
     ("net", {"name": 5}, "TypeError", "name: 5 is no str"),
     ("net", {"path": 5}, "TypeError", "path: 5 is no path"),
     ("net", {"name": "a", "path": "/run/a"}, "TypeError", "name, path: give one, not both"),
@@ -653,9 +893,13 @@ def test_names_of_an_ordinary_user_have_a_private_place(user: Runner, library: P
         told: list[Any] = [nsapi.named("uts")]
         nsapi.unpin("a", "uts")
         told += [nsapi.named("uts"), os.listdir(f"{folder}/nsapi/uts")]
-        del os.environ["XDG_RUNTIME_DIR"]
+        os.chdir(folder)
         before = everything()
-        return [*told, failure(lambda: nsapi.create("uts", name="a"))["text"], before == everything()]
+        refused = []
+        for elsewhere in (None, "/", "."):
+            os.environ.pop("XDG_RUNTIME_DIR") if elsewhere is None else os.environ.update(XDG_RUNTIME_DIR=elsewhere)
+            refused.append(failure(lambda: nsapi.create("uts", name="a"))["text"])
+        return [*told, refused, before == everything()]
 
     own = readable_tmp / "own"
     own.mkdir()
@@ -663,9 +907,10 @@ def test_names_of_an_ordinary_user_have_a_private_place(user: Runner, library: P
         os.chown(own, USER, USER)
     under = ("unshare", "--user", "--map-root-user", "--mount")
     runner = Runner("root of his own", user.python, user.prefix, "", library)
-    listed, after, left, text, same = runner(body, str(own), under=under)
+    listed, after, left, refused, same = runner(body, str(own), under=under)
     assert (listed, after, left) == ({"a": f"{own}/nsapi/uts/a"}, {}, [])
-    assert "/run is not this user's, and XDG_RUNTIME_DIR names no folder: give path= instead of name=" in text
+    for text in refused:
+        assert "/run is not this user's, and XDG_RUNTIME_DIR names no folder: give path= instead of name=" in text
     assert same
 
 
@@ -678,22 +923,30 @@ def test_failures_leave_nothing(host: Mounter) -> None:
         nsapi.create("net", name="warm").close()
         nsapi.create("pid", name="warm").close()
         handle = nsapi.open("warm")
-        for path in ("/run/full", "/run/ro", "/run/open"):
+        for path in ("/run/full", "/run/ro", "/run/open", "/run/filled"):
             os.mkdir(path)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=1", "none", "/run/full"], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_blocks=1", "none", "/run/filled"], check=True)
+        pathlib.Path("/run/filled/one").write_text("block")
         subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", "/run/ro"], check=True)
         before, found = everything(), {}
         found["full"] = failure(lambda: nsapi.create("pid", path="/run/full/a"))
+        found["filled"] = failure(lambda: nsapi.create("pid", path="/run/filled/a"))
         found["read-only"] = failure(lambda: nsapi.create("net", path="/run/ro/a"))
         found["no folder"] = failure(lambda: nsapi.create("net", path="/run/none/a"))
         os.chmod("/run/netns", 0o777)
         found["anybody's"] = failure(lambda: nsapi.create("net", name="a"))
         os.chmod("/run/netns", 0o755)
+        os.mkdir("/run/nsapi/ipc")
+        os.chown("/run/nsapi/ipc", 1, 1)
+        found["another's"] = failure(lambda: nsapi.create("ipc", name="a"))
+        os.symlink("/run/netns", "/run/nsapi/uts")
+        found["a link"] = failure(lambda: nsapi.create("uts", name="a"))
         with closing(nsapi.current("mnt")) as own:
             found["one's own mount namespace"] = failure(lambda: own.pin("/run/open/a"))
-        untouched: list[Any] = [before == everything()]
+        untouched: list[Any] = [before == everything() and os.listdir("/run/filled") == ["one"]]
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        lowest = max(fds()) + 1
+        lowest = next(fd for fd in range(3, 1000) if fd not in fds())
         for type, fields in (("net", {"name": "a"}), ("pid", {"name": "a"}), ("mnt", {"path": "/run/m"})):
             count, there = 0, everything()
             for limit in range(lowest, lowest + 40):
@@ -701,7 +954,7 @@ def test_failures_leave_nothing(host: Mounter) -> None:
                 try:
                     made = nsapi.create(type, **fields)
                     break
-                except OSError as error:
+                except nsapi.NamespaceError as error:
                     count += error.errno == errno.EMFILE
                 finally:
                     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -709,30 +962,118 @@ def test_failures_leave_nothing(host: Mounter) -> None:
                 assert there == after, (limit, [name for name in there if there[name] != after[name]])
             made.close()
             untouched.append(2 < count < 39)
-        nsapi.unpin("/run/m")
-        nsapi.unpin("a", "pid")
-        nsapi.unpin("a")
+        # A name is there whole, or not at all.
+        for path, type in (("/run/m", "mnt"), ("/run/nsapi/pid/a", "pid"), ("/run/netns/a", "net")):
+            count, there = 0, everything()
+            for limit in range(lowest, lowest + 40):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                try:
+                    nsapi.unpin(path, type)
+                    break
+                except nsapi.NamespaceError as error:
+                    count += error.errno == errno.EMFILE
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                assert there == everything(), (limit, path)
+            untouched.append(2 < count < 39 and not os.path.lexists(path))
         untouched.append(before == everything())
         subprocess.run(["mount", "-t", "tmpfs", "none", "/proc"], check=True)
         found["false /proc"] = failure(lambda: handle.pin("/run/open/a"))
         subprocess.run(["umount", "/proc"], check=True)
+        links = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/fd"
+        for number in range(100):
+            os.makedirs(f"/run/decoy/{number}")
+        subprocess.run(["mount", "--bind", "/run/decoy", links], check=True)
+        found["false links"] = failure(lambda: handle.pin("/run/open/a"))
+        subprocess.run(["umount", links], check=True)
         untouched += [before == everything(), os.listdir("/run/open")]
         nsapi.unpin("warm", "pid")
         handle.close()
+        untouched.append(own_inits())
         return [{name: [case["errno"], case["text"]] for name, case in found.items()}, untouched]
 
     found, untouched = host(body)
     assert {name: case[0] for name, case in found.items()} == {
         "full": 28,
+        "filled": 28,
         "read-only": 30,
         "no folder": 2,
         "anybody's": 13,
+        "another's": 13,
+        "a link": 20,
         "one's own mount namespace": 40,
         "false /proc": 18,
+        "false links": 18,
     }
     assert "make /run/full/a" in found["full"][1]
-    assert "others may write to this folder" in found["anybody's"][1]
-    assert untouched == [True, True, True, True, True, True, []]
+    assert "write /run/filled/a" in found["filled"][1]
+    for each in ("anybody's", "another's"):
+        assert "others may write to this folder" in found[each][1]
+    assert untouched == [True] * 9 + [[], []]
+
+
+#: Which system call is refused, what is done, the step that fails, and what is left below /run beside its folders
+STEPS: list[tuple[str, str, str, list[str]]] = [
+    ("open_tree", "create net name", "clone the mount of net", []),
+    ("open_tree", "unpin net", "clone the mount of /run/here", ["here/x"]),
+    ("move_mount", "create net name", "mount /run/netns on itself", []),
+    ("move_mount", "create net", "mount the net namespace on /run/here/x", []),
+    ("move_mount", "create pid", "mount the pid namespace on /run/here/x", []),
+    ("mount", "create net name", "make /run/netns shared", []),
+    ("mount", "create mnt", "make /run/here/x private", []),
+    ("umount2", "unpin net", "umount /run/here/x", ["here/x"]),
+    ("umount2", "unpin mnt", "umount /run/here/x", ["here/x"]),
+    ("flock", "create net name", "lock /run/netns", []),
+    ("unlinkat", "unpin net", "remove /run/here/x", ["here/x"]),
+]
+
+
+def test_each_step_fails_with_its_words_and_leaves_nothing(host: Mounter) -> None:
+    """No file, mount, fd or pid 1; what could not be taken away is there still, to be tried again."""
+
+    def body(rows: list[Any]) -> Any:
+        os.mkdir("/run/here")
+        subprocess.run(["mount", "--make-shared", "/run"], check=True)  # a file of mnt needs a mount of its own there
+        fields: dict[str, Any] = {"path": "/run/here/x"}
+        found = []
+        run_a_thread()
+        for type in ("net", "pid", "mnt"):
+            nsapi.create(type).close()  # all modules are loaded now
+        for call, done, *_ in rows:
+            what, type, *name = done.split()
+            keywords: Any = {"name": "x"} if name else {**fields}
+            if type == "mnt":
+                keywords["propagation"] = "unchanged"  # nothing is mounted inside
+            if what == "unpin":
+                nsapi.create(type, **fields).close()
+            before, told = everything(), []
+
+            def in_thread() -> None:
+                """A filter is its thread's own."""
+                answer_enosys((call, None), errnum=errno.EPERM)
+                if what == "unpin":
+                    told.append(failure(lambda: nsapi.unpin("/run/here/x")))
+                else:
+                    told.append(failure(lambda: nsapi.create(type, **keywords)))
+
+            thread = threading.Thread(target=in_thread)
+            thread.start()
+            end_of(thread)
+            left = [str(path.relative_to("/run")) for path in pathlib.Path("/run").rglob("*") if path.is_file()]
+            same = changed(before)
+            if what == "unpin" and "remove" not in str(told[0]["step"]):
+                nsapi.unpin("/run/here/x")
+            for path in ("/run/here/x", "/run/netns"):
+                subprocess.run(["umount", "--quiet", path], stderr=subprocess.DEVNULL)
+            if os.path.exists("/run/here/x"):
+                os.unlink("/run/here/x")
+            found.append([told[0]["errno"], told[0]["step"], left, same, own_inits()])
+        return found
+
+    rows = host(body, STEPS)
+    for row, found in zip(STEPS, rows, strict=True):
+        mounts = ["mounts"] if row[2].startswith("remove") else []
+        assert found == [errno.EPERM, row[2], row[3], mounts, []], row
 
 
 def test_a_limit_leaves_nothing(container: Mounter) -> None:
@@ -766,27 +1107,28 @@ def test_ctrl_c_leaves_nothing(host: Mounter) -> None:
         count = [0, 0]
 
         def interrupt(frame: Any, event: str, argument: Any) -> None:
-            """Where the interpreter looks for signals: where a function begins, and after one of C.
-
-            Not between an fd and the object that owns it: there Python has no place for it.
-            """
+            """Where the interpreter looks for signals: where a function begins, and after one of C."""
             ours = frame.f_code.co_filename.endswith(("/_pin.py", "/_bind.py"))
-            opens = event == "c_return" and argument.__name__ in ("open", "dup", "pipe", "detach")
-            if (
-                ours
-                and event in ("call", "c_return")
-                and not opens
-                and frame.f_code.co_name not in ("__init__", "__exit__")
-            ):
+            if ours and event in ("call", "c_return") and frame.f_code.co_name != "__exit__":
                 count[0] += 1
                 if count[0] == count[1]:
                     sys.setprofile(None)
                     raise KeyboardInterrupt
 
+        def again(frame: Any, event: str, argument: Any) -> Any:
+            """Once more, while all is undone for the first."""
+            if frame.f_code.co_name == "_undo":
+                if event == "line" and "slot" in frame.f_locals:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+                return again
+            return None
+
         def interrupted(call: Any) -> bool:
             """Whether it has come, at the next of these places; None if there are no more."""
             count[0], count[1] = 0, count[1] + 1
             try:
+                sys.settrace(again)
                 sys.setprofile(interrupt)
                 made = call()
                 sys.setprofile(None)
@@ -795,6 +1137,7 @@ def test_ctrl_c_leaves_nothing(host: Mounter) -> None:
             except KeyboardInterrupt:
                 pass
             sys.setprofile(None)
+            sys.settrace(None)
             return count[0] >= count[1]
 
         def rest() -> Any:
@@ -819,7 +1162,8 @@ def test_ctrl_c_leaves_nothing(host: Mounter) -> None:
         nsapi.unpin("warm", type)
         before, wrong, counts = everything(), [], []
         while interrupted(lambda: nsapi.create(type, name="a")):
-            if nsapi.named(type):  # it came too late
+            if nsapi.named(type):
+                wrong.append(["name", count[1]])
                 nsapi.unpin("a", type)
             if rest() != [[], []]:
                 wrong.append(["create", count[1], rest()])
@@ -833,17 +1177,25 @@ def test_ctrl_c_leaves_nothing(host: Mounter) -> None:
                     before = everything()
                 nsapi.create(type, name="a").close()
         counts.append(count[1] > 20)
-        handle, count[1] = nsapi.create(type), 0
-        before = everything()
-        while interrupted(lambda: handle.pin(f"{folder}/a")):
-            if nsapi.named(type):
-                break  # it came when all was done, as it will from here on
-            if everything() != before:
+        count[1] = 0
+        while True:
+            handle = nsapi.create(type)
+            before, inits = everything(), first_of(handle.id[1])
+            came = interrupted(lambda: handle.pin(f"{folder}/a"))
+            there = bool(nsapi.named(type))
+            if not there and everything() != before:
                 wrong.append(["pin", count[1], os.listdir(folder)])
+            handle.close()
+            # Where the name is there pid 1 stays with it, whenever Ctrl-C came; and else with the handle, as before.
+            if there != (first_of(handle.id[1]) == inits) and inits:
+                wrong.append(["pid 1", count[1], there])
+            for name in nsapi.named(type):
+                nsapi.unpin(name, type)
+            if rest()[0]:
+                wrong.append(["pid 1 stays", count[1], there])
+            if not came:
+                break
         counts.append(count[1] > 15)
-        handle.close()
-        for name in nsapi.named(type):
-            nsapi.unpin(name, type)
         return [wrong, counts, rest()[1]]
 
     for type in ("net", "pid"):
