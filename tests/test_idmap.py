@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import AS_OTHER, AS_USER, NAME, USER, Runner, ids_of, tool, with_etc
-from inside import children, everything, failure
+from inside import children, everything, failure, fds
 
 import nsapi
 
@@ -364,27 +363,27 @@ def test_create_waits_for_nobody_else(root: Runner) -> None:
 
 
 def test_create_leaves_nobody_where_ctrl_c_cuts_it_short(root: Runner) -> None:
-    """Also where it comes when the process is there, and create does not have it yet."""
+    """Also where it comes when the process is there, before Popen has been left."""
 
     def body() -> Any:
         import importlib
 
         pin: Any = importlib.import_module("nsapi._pin")
+        nsapi.create("user").close()
 
         class Interrupted(nsapi.Popen):
             def __init__(self, *args: Any, **keywords: Any) -> None:
                 super().__init__(*args, **keywords)
+                born.extend(children())
                 raise KeyboardInterrupt
 
-        pin.Popen = Interrupted
-        warnings.simplefilter("ignore")  # a Popen that nobody has waits for nobody
+        pin.Popen, born, before = Interrupted, list[int](), fds()
         try:
             nsapi.create("user").close()
         except KeyboardInterrupt:
-            signal.alarm(20)  # else it would live as long as this process
-            return os.waitpid(-1, 0)[1]
+            return [len(born), children(), fds() == before]
 
-    assert root(body) == 0
+    assert root(body) == [1, [], True]
 
 
 def test_create_takes_maps_of_every_kind(host: Host) -> None:
