@@ -11,7 +11,7 @@ for each in seen["namespaces"]:
     if each["nprocs"] == 0 and each["nsfs"]:
         print(f"kept by {each['nsfs'][0]!r}: {each['type']}:[{each['ns']}]")
 
-nets = [each["user"] for each in seen["namespaces"] if each["type"] == "net" and each["nprocs"]]
+nets = [each["user"] for each in seen["namespaces"] if each["type"] == "net" and each["user"]]
 for user in sorted(set(nets)):
     print(f"{user}: {nets.count(user)} net")
 

@@ -17,10 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("nsapi: Linux namespaces need Linux")
     try:
         return _perform(list(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         from signal import SIGINT
 
-        die(SIGINT)
+        die(error.args[0] if error.args else SIGINT)
 
 
 def _perform(words: list[str]) -> int:
@@ -29,8 +29,11 @@ def _perform(words: list[str]) -> int:
     debug = False
     while words[:1] == ["--debug"]:
         debug = bool(words.pop(0))
-    reads = not words or words[0] not in ("pin", "unpin")
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler and reads:
+    if words[:1] in (["pin"], ["unpin"]):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _interrupt)
+    elif signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # what changes nothing is ended as a C program is
     if not words or words[0] not in ("run", "enter"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `nsapi ls | head`; a program that is run gets it back anyway
@@ -54,6 +57,11 @@ def _perform(words: list[str]) -> int:
         if sys.stdout is not None and isinstance(error, OSError):
             _give_up_output()
         return _fail(f"nsapi: {_words(error)}", _status(error, words[:1]))
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    """Take back what has been made, as after Ctrl-C, and end by this signal then."""
+    raise KeyboardInterrupt(number)
 
 
 def die(number: int) -> NoReturn:

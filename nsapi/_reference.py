@@ -10,6 +10,7 @@ from typing import NamedTuple
 from nsapi import _native, _scan
 from nsapi._errors import NamespaceError
 from nsapi._handle import NamespaceHandle
+from nsapi._native import Program, State, Step
 from nsapi._types import NamespaceType
 
 TYPE_CHECKING = False
@@ -129,17 +130,23 @@ def _open_socket(pid: int, fd: int) -> Fd:
 
 
 def _open_inside(mnt: NamespaceHandle, path: str) -> Fd:
-    """Open a path in a mount namespace that no process is in: in a thread that goes there, and ends."""
+    """Open a path in a mount namespace that no process is in: in a thread that goes there, and ends.
+
+    It does not come back, so it is not for `enter`, which loads all modules before it goes where there may be none.
+    """
     import threading
 
+    flags, words = _native.constant("CLONE_FS"), f"setns mnt of {mnt!r}"
+    steps = [Step("unshare", "unshare root and cwd", flags=flags)]  # first: else all threads would have those of there
+    steps.append(Step("setns", words, fd=mnt.fileno(), flags=mnt.type.flag, types=(mnt.type,)))
+    program = Program(steps)
     found, tid = [_scan.failed(ENOENT)], [0]
 
     def go() -> None:
         tid[0] = threading.get_native_id()
         try:
-            with mnt.enter(unshare_fs=True):
-                fd = _open_mount_point("/", path, mnt.id[0])
-            found[0] = fd
+            _native.run(program, State())
+            found[0] = _open_mount_point("/", path, mnt.id[0])
         except OSError as error:
             found[0] = _scan.failed(error.errno or EINVAL)
 

@@ -575,20 +575,22 @@ import os, signal, sys
 import nsapi._payload
 def create(*args, **keywords):
     try:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), int(number))
     finally:
         print("taken back", flush=True)
 nsapi._payload.create = create
 from nsapi.__main__ import main
+number = sys.argv.pop(1)
 sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_ctrl_c_lets_pin_take_back_what_it_has_made(user: Runner) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_pin_take_back_what_it_has_made(user: Runner, number: signal.Signals) -> None:
     """Then it ends by the signal, without a word."""
-    argv = [*user.prefix, user.python, "-c", INTERRUPTS_ITSELF, "pin", "net", "blue"]
+    argv = [*user.prefix, user.python, "-c", INTERRUPTS_ITSELF, str(int(number)), "pin", "net", "blue"]
     done = subprocess.run(argv, capture_output=True, text=True, cwd="/", timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "taken back\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (-number, "taken back\n", "")
 
 
 ENDS_MEANWHILE = """
