@@ -45,6 +45,7 @@ def screen(name: str) -> str:
     done = subprocess.run(
         ["unshare", "--fork", "--pid", "--mount-proc", "--propagation", "private", "sh", "-s"],
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHON": sys.executable, "PYTHONUTF8": "1"},
+        cwd="/",
         input=script,
         capture_output=True,
         text=True,

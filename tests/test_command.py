@@ -212,7 +212,7 @@ def test_ls_has_what_lsns_has(as_root: Command) -> None:
         until [ $(lsns --list -n -o COMMAND | grep -c "^sleep 100") = 5 ]; do :; done
         (exec lsns --list -J -o {columns}) && ({ours}); kill $(pgrep -x sleep)
     """
-    done = subprocess.run([*OWN_PROC, "sh", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*OWN_PROC, "sh", "-c", script], capture_output=True, text=True, cwd="/", timeout=60)
     decoder = json.JSONDecoder()
     theirs, end = decoder.raw_decode(done.stdout)
     mine, _ = decoder.raw_decode(done.stdout[end:].lstrip())
@@ -880,9 +880,10 @@ def test_help_is_shown(user: Runner) -> None:
 def test_screens_are_what_the_command_prints(root: Runner, name: str) -> None:
     """The pages show what docs/screens.py has made; it makes the same today, but for numbers and what a kernel lacks."""
     code = (
-        "import json, sys; sys.path.insert(0, 'docs'); import screens; print(json.dumps(screens.screen(sys.argv[1])))"
+        "import json, sys; sys.path[:0] = sys.argv[1:2]; import screens; print(json.dumps(screens.screen(sys.argv[2])))"
     )
-    done = subprocess.run([root.python, "-c", code, name], capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
+    argv = [root.python, "-c", code, str(REPOSITORY / "docs"), name]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd="/", timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
     with closing(nsapi.current("net")) as here:
