@@ -137,7 +137,7 @@ def _open_inside(mnt: NamespaceHandle, path: str) -> Fd:
     import threading
 
     flags, words = _native.constant("CLONE_FS"), f"setns mnt of {mnt!r}"
-    steps = [Step("unshare", "unshare root and cwd", flags=flags)]  # first: else all threads would have those of there
+    steps = [Step("unshare", "unshare fs", flags=flags)]  # first: else all threads would have those of there
     steps.append(Step("setns", words, fd=mnt.fileno(), flags=mnt.type.flag, types=(mnt.type,)))
     program = Program(steps)
     found, tid = [_scan.failed(ENOENT)], [0]
