@@ -64,7 +64,7 @@ class _Program(asyncio.SubprocessTransport):
         self.exited: asyncio.Future[None] = loop.create_future()
         self.finished: asyncio.Future[None] = loop.create_future()
         self._returncode: int | None = None
-        self._pidfd = -1  # a duplicate: poll() of the Popen closes that one's, and the loop would not know
+        self._duplicate = _native.new_cell()  # poll() of the Popen closes its pidfd, and the loop would not know
         self._reaper = -1  # once it is taken from the Popen
         self._pipes: dict[int, _Pipe] = {}
         self._closed = self._killed = False
@@ -78,7 +78,7 @@ class _Program(asyncio.SubprocessTransport):
             self._guard = self._until_shutdown()
             await self._guard.asend(None)
             self.popen.__init__(argv, **keywords)  # type: ignore[misc]
-            self._pidfd = os.dup(self.popen.pidfd)
+            _native.fill(self._duplicate, os.dup, self.popen.pidfd)
             self.loop.add_reader(self._pidfd, self._ended)
             if self.popen.stdin is not None:
                 pipe = await self._connect(self.loop.connect_write_pipe, 0, self.popen.stdin)
@@ -151,10 +151,12 @@ class _Program(asyncio.SubprocessTransport):
             self.exited.set_result(None)
         self.try_finish()
 
+    @property
+    def _pidfd(self) -> int:
+        return int(self._duplicate[0])
+
     def _close_pidfd(self) -> None:
-        pidfd, self._pidfd = self._pidfd, -1
-        if pidfd >= 0:
-            os.close(pidfd)
+        _native.close_cell(self._duplicate)
 
     def _close_reaper(self) -> None:
         reaper, self._reaper = self._reaper, -1
@@ -264,8 +266,10 @@ class _Program(asyncio.SubprocessTransport):
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if not getattr(self, "_closed", True) and self.popen._child_created:
-            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            self.end_at_once()
+            try:
+                _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            finally:
+                self.end_at_once()
 
 
 class Process(asyncio.subprocess.Process):
@@ -304,6 +308,12 @@ class Process(asyncio.subprocess.Process):
             return await super().communicate(input)
         except asyncio.CancelledError:
             await self._transport.end()
+            raise
+        except (
+            KeyboardInterrupt,
+            SystemExit,
+        ):  # they end the loop (Ctrl-C before Python 3.11): nothing is waited for there
+            self._transport.end_at_once()
             raise
 
     async def __aenter__(self) -> Self:

@@ -154,6 +154,7 @@ class BootEnv:
             if self._error is not None:
                 raise self._error
             if process is not None and process.pid not in (None, self._started):
+                _kill_child(process)  # first: it would see its child's end, and end by itself
                 for pid in (self._started, self._program):
                     _kill(pid, self._inode)
                 self._program = 0

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from itertools import chain, starmap
 from operator import index
 from typing import Any
 
@@ -185,11 +186,11 @@ class Popen(subprocess.Popen[Any]):
         if self._child_created and self.returncode is None:
             self.kill()
             self.wait()
-        *_, p2cwrite, c2pread, _, errread, _ = (0, *self._ends)
-        for fd, file in ((p2cwrite, "stdin"), (c2pread, "stdout"), (errread, "stderr")):
+        kept = {self._ends[1]: "stdin", self._ends[2]: "stdout", self._ends[4]: "stderr"}
+        for fd, pipe in self._pipes.items():
             # Of a pipe for which there was no file yet, as for an unknown encoding. Where Ctrl-C came between the file's
             # making and its keeping, it has closed itself, and the number may be another thread's by now.
-            if fd != -1 and getattr(self, file, None) is None and _arguments.file_of(fd) == self._pipes.get(fd):
+            if getattr(self, kept.get(fd, ""), None) is None and _arguments.file_of(fd) == pipe:
                 os.close(fd)
 
     @property
@@ -235,21 +236,21 @@ class Popen(subprocess.Popen[Any]):
         size = getattr(self, "pipesize", -1)
         try:
             for each in piped:
-                made += os.pipe()
+                made.extend(chain.from_iterable(starmap(os.pipe, [()])))  # one call: Ctrl-C may come after any
                 ends[2 * each : 2 * each + 2] = made[-2:]
                 if size > 0:
                     import fcntl
 
                     fcntl.fcntl(made[-1], fcntl.F_SETPIPE_SZ, size)
+            if joined:
+                ends[5] = ends[3]
+            pipes = {fd: _arguments.file_of(fd) for fd in made}
+            self._ends, self._pipes = tuple(ends), pipes
         except BaseException:
             for fd in (*made, self.__dict__.pop("_devnull", -1)):
                 if fd != -1:
                     os.close(fd)
             raise
-        if joined:
-            ends[5] = ends[3]
-        self._ends = tuple(ends)
-        self._pipes = {fd: _arguments.file_of(fd) for fd in (self._ends[1], self._ends[2], self._ends[4]) if fd != -1}
         return self._ends
 
     def _execute_child(

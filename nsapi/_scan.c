@@ -41,17 +41,18 @@ static void close_owned(int *fd)
 
 /* ---- growing arrays, counted omissions ---- */
 
-static void *one_more(nsapi_array *array, size_t size)
+static int append(nsapi_array *array, const void *row, size_t size)
 {
     if (array->count == array->room) {
         uint64_t room = array->room ? 2 * array->room : 256;
         void *rows = realloc(array->rows, room * size);
         if (!rows)
-            return NULL;
+            return -1;
         array->rows = rows;
         array->room = room;
     }
-    return (char *)array->rows + size * array->count++;
+    memcpy((char *)array->rows + size * array->count++, row, size);
+    return 0;
 }
 
 void nsapi_scan_free(nsapi_scan *scan)
@@ -200,10 +201,8 @@ static int scan_threads(walk *self, int process, const nsapi_task *first)
             return -1;
         if (read == 0 || !keep_other(&row, first))
             continue;
-        nsapi_task *kept = one_more(&self->scan->threads, sizeof *kept);
-        if (!kept)
+        if (append(&self->scan->threads, &row, sizeof row) < 0)
             return -1;
-        *kept = row;
     }
     errno = tasks.error;
     return tasks.error ? skip(self->scan, NSAPI_THREADS) : 0;
@@ -249,11 +248,7 @@ static uint32_t namespace_of_socket(int pidfd, unsigned int fd)
 
 static int add_link(walk *self, nsapi_link found)
 {
-    nsapi_link *link = one_more(&self->scan->links, sizeof *link);
-    if (!link)
-        return -1;
-    *link = found;
-    return 0;
+    return append(&self->scan->links, &found, sizeof found);
 }
 
 static int scan_socket(walk *self, uint32_t pid, uint32_t fd, int *pidfd)
@@ -327,12 +322,9 @@ static int scan_process(walk *self, const char *name)
             return -1;
         if (!read && (errno == EACCES || errno == EPERM))
             return 0; /* who hides this hides its threads and fds too */
-        if (read && self->sources & (BIT(NSAPI_PROCESSES) | BIT(NSAPI_CHILDREN))) {
-            nsapi_task *kept = one_more(&self->scan->processes, sizeof *kept);
-            if (!kept)
-                return -1;
-            *kept = row;
-        }
+        bool kept = read && self->sources & (BIT(NSAPI_PROCESSES) | BIT(NSAPI_CHILDREN));
+        if (kept && append(&self->scan->processes, &row, sizeof row) < 0)
+            return -1;
         /* Also where there is no row: the first thread may have ended, and the others live on. */
         if (self->sources & BIT(NSAPI_THREADS) && scan_threads(self, process, &row) < 0)
             return -1;

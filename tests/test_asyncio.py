@@ -734,6 +734,37 @@ def test_a_cancelled_communicate_kills_and_reaps(one: Runner) -> None:
     one(body, {"init": True})
 
 
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit"])
+def test_what_ends_the_loop_in_communicate_kills_and_reaps(one: Runner, error: str) -> None:
+    """As Ctrl-C does before Python 3.11, wherever it comes: when it is raised the program is gone."""
+
+    def body(fields: dict[str, Any], error: str) -> list[Any]:
+        import builtins
+
+        async def main() -> list[Any]:
+            config = nsapi.Config.new("user", "pid", "mnt", **fields)
+            before = left()
+            process: Any = await nsapi.create_subprocess_exec(
+                "cat", config=config, stdin=PIPE, stdout=PIPE, stderr=PIPE
+            )
+            keep = os.dup(process.stdin.get_extra_info("pipe").fileno())  # so that it does not end by itself
+            talk = process.communicate(b"x" * 2**20)
+            talk.send(None)
+            try:
+                talk.throw(getattr(builtins, error))
+            except (KeyboardInterrupt, SystemExit):
+                ended = process.returncode
+            os.close(keep)
+            for _ in range(3):  # the loop closes the pipes
+                await asyncio.sleep(0)
+            return [ended, left() == before]
+
+        found: list[Any] = clean(main)
+        return found
+
+    assert one(body, {}, error) == [-9, True]
+
+
 def test_a_second_cancellation_does_not_stop_the_reaping(one: Runner) -> None:
     """A start that is ending a program, cancelled again: the loop does the rest; the end of a block waits even so."""
 
@@ -969,16 +1000,19 @@ def test_ctrl_c_leaves_nothing(each_way: tuple[Runner, dict[str, Any]]) -> None:
             await (await nsapi.create_subprocess_exec("true", config=nsapi.Config.new("user", "pid", **fields))).wait()
 
         clean(first)
+        warnings.simplefilter("ignore")  # asyncio's own, of what it was making when it was interrupted
         signal.signal(signal.SIGINT, signal.default_int_handler)
         interrupted = 0
         for number in range(12):
             before = left()
-            signal.setitimer(signal.ITIMER_REAL, 0.02 + number * 0.0037)
+            # Again later: CPython swallows what is raised in a destructor, and main would go on for ever.
+            signal.setitimer(signal.ITIMER_REAL, 0.02 + number * 0.0037, 5)
             signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
             try:
                 asyncio.run(main())
             except KeyboardInterrupt:
                 interrupted += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
             gc.collect()
             assert left() == before
         return interrupted
