@@ -143,6 +143,8 @@ def user_python(library: Path) -> str:
 
     NSAPI_TEST_USER_PYTHON names one made before (.ci/run does, for all its runs of this suite).
     """
+    if os.geteuid() != 0:
+        lacking("root, to play an ordinary user")
     tool("setpriv")
     for python in (os.environ.get("NSAPI_TEST_USER_PYTHON"), sys.executable):
         if python and _works_for_user(python):

@@ -284,6 +284,7 @@ def stopping(argv: list[str], data: bytes, *pass_fds: int) -> Iterator[tuple[Boo
     os.close(reader)
 
 
+@pytest.mark.usefixtures("root")
 def test_no_directory_goes_where_strangers_are(speaking: str) -> None:
     """At every line of the log: who has joined has no directory open, and works in one of the joined namespace."""
     with target("--user", "--map-root-user", "--pid", "--fork", "--mount") as it:
@@ -305,6 +306,7 @@ def test_no_directory_goes_where_strangers_are(speaking: str) -> None:
         assert looked > 4
 
 
+@pytest.mark.usefixtures("root")
 def test_all_that_the_stages_open_is_close_on_exec(speaking: str) -> None:
     """At every line of the log: whatever they execute, and whenever, gets stdio and what the speaker has lent, or passed."""
     with target("--net", "--uts", "--ipc", "--cgroup") as it:
@@ -324,6 +326,7 @@ def test_all_that_the_stages_open_is_close_on_exec(speaking: str) -> None:
         assert looked > 20
 
 
+@pytest.mark.usefixtures("root")
 def test_an_ordinary_user_is_seen_only_while_he_is_mapped(speaking: str) -> None:
     """Who is dumpable owns his files in /proc: hidden before he joins, shown from asking for his maps until he has them."""
     able = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=+sys_admin"]
