@@ -309,10 +309,8 @@ class Process(asyncio.subprocess.Process):
         except asyncio.CancelledError:
             await self._transport.end()
             raise
-        except (
-            KeyboardInterrupt,
-            SystemExit,
-        ):  # they end the loop (Ctrl-C before Python 3.11): nothing is waited for there
+        except (KeyboardInterrupt, SystemExit):
+            # They end the loop, as Ctrl-C does before Python 3.11: there nothing can be waited for.
             self._transport.end_at_once()
             raise
 

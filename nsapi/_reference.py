@@ -7,10 +7,9 @@ import os
 from errno import EINVAL, ENOENT, ENOSYS, EPERM, ESRCH
 from typing import NamedTuple
 
-from nsapi import _native, _scan
+from nsapi import _native, _scan, _switch
 from nsapi._errors import NamespaceError
 from nsapi._handle import NamespaceHandle
-from nsapi._native import Program, State, Step
 from nsapi._types import NamespaceType
 
 TYPE_CHECKING = False
@@ -136,16 +135,13 @@ def _open_inside(mnt: NamespaceHandle, path: str) -> Fd:
     """
     import threading
 
-    flags, words = _native.constant("CLONE_FS"), f"setns mnt of {mnt!r}"
-    steps = [Step("unshare", "unshare fs", flags=flags)]  # first: else all threads would have those of there
-    steps.append(Step("setns", words, fd=mnt.fileno(), flags=mnt.type.flag, types=(mnt.type,)))
-    program = Program(steps)
+    there = _switch.Move((mnt.type,), mnt.fileno(), repr(mnt))
     found, tid = [_scan.failed(ENOENT)], [0]
 
     def go() -> None:
         tid[0] = threading.get_native_id()
         try:
-            _native.run(program, State())
+            _switch.go_for_good(there)
             found[0] = _open_mount_point("/", path, mnt.id[0])
         except OSError as error:
             found[0] = _scan.failed(error.errno or EINVAL)

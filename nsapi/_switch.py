@@ -212,16 +212,19 @@ def has_moved_children() -> bool:
 
 def with_children_at(home: int, there: int, act: Callable[[], None]) -> None:
     """Act while what this thread starts is born in the pid namespace *home*, its own; then it is *there* again."""
-
-    def step(fd: int, words: str) -> Program:
-        return Program([Step("setns", words, fd=fd, flags=NamespaceType.PID.flag, types=(NamespaceType.PID,))])
-
-    go, back = step(home, "start in the own pid namespace"), step(there, "return to the pid namespace of the children")
+    flags, types = NamespaceType.PID.flag, (NamespaceType.PID,)
+    go = Program([Step("setns", "start in the own pid namespace", fd=home, flags=flags, types=types)])
+    back = Program([Step("setns", "return to the pid namespace of the children", fd=there, flags=flags, types=types)])
     try:
         _native.run(go, State())
         act()
     finally:
         _native.run(back, State())
+
+
+def go_for_good(move: Move) -> None:
+    """Take this thread, which is to end there, into a mount namespace; first it gets a root and cwd of its own."""
+    _native.run(Program([Step("unshare", "unshare fs", flags=_native.constant("CLONE_FS")), _set(move)]), State())
 
 
 def note_children(*, elsewhere: bool) -> None:

@@ -164,7 +164,7 @@ def taken_from(module: str, other: str) -> set[str]:
 @pytest.mark.parametrize(
     ("verb", "module"),
     [
-        ("run", "_bind _enter _futures _handle _reference _switch _worker"),
+        ("run", "_bind _enter _futures _handle _switch _worker"),
         ("enter", "_switch"),
         ("errand", "_switch"),
         ("leave", "_switch"),
