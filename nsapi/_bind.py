@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from nsapi import _native
 from nsapi._errors import NamespaceError, hint, refused
-from nsapi._native import Held, Program, State, Step
+from nsapi._native import Fd, Held, Program, State, Step
 from nsapi._types import NamespaceType
 
 TYPE_CHECKING = False
@@ -27,28 +27,8 @@ _FOLDER = _native.O_PATH | _native.O_DIRECTORY | getattr(os, "O_CLOEXEC", 0)
 _ENTRY = _native.O_PATH | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-# What is open is closed at the latest when nobody has it any more: after Ctrl-C, that is, which may come after any call.
-
-
-class Fd:
-    """Opens a file, and owns its descriptor; ``with`` closes it."""
-
-    __slots__ = ("_cell",)
-
-    def __init__(self, path: str, flags: int, folder: int | None = None) -> None:
-        self._cell = _native.new_cell()
-        _native.fill(self._cell, partial(os.open, dir_fd=folder), path, flags)
-
-    @property
-    def number(self) -> int:
-        """The descriptor, which stays this object's."""
-        return int(self._cell[0])
-
-    def __enter__(self) -> int:
-        return self.number
-
-    def __exit__(self, *exc: object) -> None:
-        _native.close_cell(self._cell)
+def _fd(path: str, flags: int, folder: int | None = None) -> Fd:
+    return Fd(partial(os.open, dir_fd=folder), path, flags)
 
 
 class Place(NamedTuple):
@@ -98,7 +78,7 @@ def at_path(field: str, path: Any) -> Place:
 
 def _open(path: str, flags: int, *, words: str, folder: int | None = None) -> Fd:
     try:
-        return Fd(path, flags, folder)
+        return _fd(path, flags, folder)
     except OSError as error:
         raise failed(error, step=f"open {words}", words=words) from None
 
@@ -184,7 +164,7 @@ def _proc_path(fd: int) -> bytes:
     """Name an open file by the kernel's link to it: mount(2) and umount2(2) take no fds."""
     path = f"/proc/thread-self/fd/{fd}"
     try:
-        with Fd("/proc", _FOLDER) as proc:
+        with _fd("/proc", _FOLDER) as proc:
             is_proc = _native.fs_magic(proc) == _native.constant("PROC_SUPER_MAGIC")
         if is_proc and os.path.samestat(os.fstat(fd), os.stat(path)):
             return path.encode()
@@ -404,7 +384,7 @@ class Kept:
             return status, b""
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            with Fd(self.place.name, flags, folder) as fd:
+            with _fd(self.place.name, flags, folder) as fd:
                 return os.fstat(fd), os.read(fd, len(WITH_INIT))
         except OSError as error:
             if error.errno in (ENOENT, EACCES, EPERM, ELOOP):
@@ -420,7 +400,7 @@ def is_namespace(fd: int) -> bool:
 def listed(folder: str, type: NamespaceType) -> list[str]:
     """List the names in a folder that keep a namespace of *type*; what else is there is left out."""
     try:
-        with Fd(folder, _FOLDER & ~_native.O_PATH) as fd:
+        with _fd(folder, _FOLDER & ~_native.O_PATH) as fd:
             return [name for name in sorted(os.listdir(fd)) if _type_of(name, fd) == type.flag]
     except OSError as error:
         if error.errno in (ENOENT, ENOTDIR, EACCES):
@@ -430,10 +410,10 @@ def listed(folder: str, type: NamespaceType) -> list[str]:
 
 def _type_of(name: str, folder: int) -> int:
     try:
-        with Fd(name, _ENTRY, folder) as fd:
+        with _fd(name, _ENTRY, folder) as fd:
             if not is_namespace(fd):
                 return 0
-        with Fd(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, folder) as fd:
+        with _fd(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, folder) as fd:
             return _native.ioctl(fd, "NS_GET_NSTYPE")
     except (FileNotFoundError, PermissionError):
         return 0  # taken away meanwhile, or hidden by who made it

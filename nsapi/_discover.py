@@ -10,8 +10,9 @@ from errno import EACCES, EBADF, EINVAL, EMFILE, ENFILE, ENOENT, EPERM, ESRCH, E
 from nsapi import _native, _scan
 from nsapi._errors import NamespaceError, hint
 from nsapi._handle import NamespaceHandle
+from nsapi._native import Fd
 from nsapi._reference import KIN, Id, Reference, open_reference
-from nsapi._scan import LINK_WIDTH, TASK_WIDTH, Fd, failed
+from nsapi._scan import LINK_WIDTH, TASK_WIDTH, failed
 from nsapi._snapshot import NamespaceInfo, Pin, Snapshot, Thread
 from nsapi._tasks import SOURCES, Scan, Tasks, source_number
 from nsapi._types import NamespaceType, flags_of, parse_types

@@ -431,6 +431,29 @@ def close_cell(cell: Any) -> None:
     lib.nsapi_close(cell)
 
 
+class Fd:
+    """Owns the fd that a function of C has opened: ``number``, or -errno where there is none.
+
+    It is closed at the end of a block; where KeyboardInterrupt comes before that, with this object: see new_cell.
+    """
+
+    __slots__ = ("cell",)
+
+    def __init__(self, function: Callable[..., int], *arguments: object) -> None:
+        self.cell = new_cell()
+        fill(self.cell, function, *arguments)
+
+    @property
+    def number(self) -> int:
+        return int(self.cell[0])
+
+    def __enter__(self) -> int:
+        return int(self.cell[0])
+
+    def __exit__(self, *exc: object) -> None:
+        close_cell(self.cell)
+
+
 def ioctl(fd: int, request: str) -> int:
     """Make the ioctl named *request* on *fd*, for those that answer by their result; that, or -errno."""
     # cffi would wrap a number that does not fit an int; the kernel answers EBADF.

@@ -212,7 +212,7 @@ def new_name(type: NamespaceType, name: Any) -> _bind.Place:
     _bind.check_name("name", name)
     folder = _own_folder(type)
 
-    def open_folder() -> _bind.Fd:
+    def open_folder() -> _native.Fd:
         if folder is None:
             why = "/run is not this user's, and XDG_RUNTIME_DIR names no folder: give path= instead of name="
             raise refused(EACCES, why, filename=name, type=type)

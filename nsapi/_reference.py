@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from nsapi._scan import Fd
+    from nsapi._native import Fd
 
 Id = tuple[int, int]
 

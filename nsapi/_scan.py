@@ -6,9 +6,8 @@ from __future__ import annotations
 import os
 from errno import ERANGE
 
-from nsapi import _native
 from nsapi._errors import NamespaceError
-from nsapi._native import ffi, lib
+from nsapi._native import Fd, ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,32 +20,8 @@ if TYPE_CHECKING:
 #: The uint32 of a task: pid, tid, then an inode number for each name; and of a link: pid, fd, inode, source.
 TASK_WIDTH, LINK_WIDTH = 12, 4
 
-
 #: How many bytes of a file of procfs are read; where it is read whole, at first.
 ROOM = 1 << 16
-
-
-class Fd:
-    """Owns the fd that a function of C has opened: ``number``, or -errno where there is none.
-
-    It is closed at the end of a block; where KeyboardInterrupt comes before that, with this object: see new_cell.
-    """
-
-    __slots__ = ("cell",)
-
-    def __init__(self, function: Callable[..., int], *arguments: object) -> None:
-        self.cell = _native.new_cell()
-        _native.fill(self.cell, function, *arguments)
-
-    @property
-    def number(self) -> int:
-        return int(self.cell[0])
-
-    def __enter__(self) -> int:
-        return int(self.cell[0])
-
-    def __exit__(self, *exc: object) -> None:
-        _native.close_cell(self.cell)
 
 
 def failed(errnum: int) -> Fd:

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from nsapi._scan import Fd
+    from nsapi._native import Fd
     from nsapi._tasks import Process
 
 #: The version of what to_dict gives. A key that is added leaves it; one that goes, or changes its meaning, raises it.
