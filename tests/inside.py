@@ -208,6 +208,64 @@ def end_of(thread: threading.Thread) -> None:
         os.sched_yield()
 
 
+class CtrlC:
+    """Ctrl-C at one moment: KeyboardInterrupt where CPython looks for signals in nsapi for the *moment*-th time.
+
+    It looks where a Python function begins and after a call of a C function. Not counted are ``__del__``, where CPython
+    swallows the exception, and where *skip* says so of the code and the event. Moment 0 never comes.
+    """
+
+    def __init__(
+        self, moment: int, skip: Callable[[Any, str], bool] = lambda code, event: False, also: str = ""
+    ) -> None:
+        import nsapi
+
+        self.moment, self.skip = moment, skip
+        self.files = (os.path.dirname(nsapi.__file__), also) if also else (os.path.dirname(nsapi.__file__),)
+        self.count, self.place, self.raised = 0, "", False
+
+    @property
+    def came(self) -> bool:
+        return self.count >= self.moment
+
+    def _look(self, frame: Any, event: str, argument: Any) -> None:
+        code = frame.f_code
+        if event not in ("call", "c_return") or not code.co_filename.startswith(self.files):
+            return
+        if code.co_name == "__del__" or self.skip(code, event):
+            return
+        self.count += 1
+        if self.count == self.moment:
+            self.place = f"{code.co_name}, line {frame.f_lineno}, {event} {getattr(argument, '__name__', '')}"
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> None:
+        sys.setprofile(self._look)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        """Out of the block comes no KeyboardInterrupt, but is noted."""
+        sys.setprofile(None)
+        self.raised = kind is KeyboardInterrupt
+        return self.raised
+
+
+def at_every_moment(attempt: Callable[[CtrlC], list[Any]], **keywords: Any) -> tuple[int, list[Any]]:
+    """How many moments there are for Ctrl-C in *attempt*, and, of each, where it came and what *attempt* says is wrong.
+
+    The first attempt is without: it imports what is imported late.
+    """
+    attempt(CtrlC(0, **keywords))
+    found: list[Any] = []
+    for moment in range(1, 100000):
+        ctrl_c = CtrlC(moment, **keywords)
+        wrong = attempt(ctrl_c)
+        if wrong:
+            found.append([ctrl_c.place, *wrong])
+        if not ctrl_c.came:
+            break
+    return moment, found
+
+
 @contextmanager
 def waiting_for_all(thief: str) -> Iterator[None]:
     """Somebody in this process waits for every child: a "thread" in a loop, or the "handler" of SIGCHLD."""

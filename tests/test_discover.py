@@ -20,7 +20,9 @@ from conftest import Runner, tool
 from inside import (
     PYTHON,
     TYPES,
+    CtrlC,
     answer_enosys,
+    at_every_moment,
     drop_all_capabilities,
     everything,
     failure,
@@ -687,10 +689,8 @@ def test_ctrl_c_at_any_moment_leaves_nothing(holder: Runner, readable_tmp: Path)
 
     def body(folder: str) -> Any:
         import inspect
-        import sys
         import warnings
 
-        home = os.path.dirname(nsapi.__file__)
         warnings.simplefilter("ignore")  # handles that the interrupt has left to be collected
 
         def look(id: Any, _: Any) -> Any:
@@ -699,46 +699,23 @@ def test_ctrl_c_at_any_moment_leaves_nothing(holder: Runner, readable_tmp: Path)
                 info.open().close()
                 list(info.leaders)
 
-            def attempt(moment: int) -> Any:
-                count, place, raised = 0, "", False
-
-                def hook(frame: Any, event: str, arg: Any) -> None:
-                    nonlocal count, place
-                    code = frame.f_code
-                    if event not in ("call", "c_return") or not code.co_filename.startswith(home):
-                        return
-                    generator = code.co_flags & inspect.CO_GENERATOR  # which is also called to be closed
-                    if code.co_name == "__del__" or (event == "call" and (generator or code.co_name == "__exit__")):
-                        return
-                    count += 1
-                    if count == moment:
-                        place = f"{code.co_name}, line {frame.f_lineno}, {event} {getattr(arg, '__name__', '')}"
-                        raise KeyboardInterrupt
-
-                sys.setprofile(hook)
-                try:
+            def attempt(ctrl_c: CtrlC) -> list[Any]:
+                before = fds()
+                with ctrl_c:
                     use()
-                except KeyboardInterrupt:
-                    raised = True
-                finally:
-                    sys.setprofile(None)
                 while len(os.listdir("/proc/self/task")) > 1:
                     os.sched_yield()
                 left = [fd for fd in fds() if fd not in before]
                 for fd in left:
                     os.close(fd)
-                wrong = [place, *left] if left or raised != (count >= moment) else []
-                return count >= moment, wrong
+                return left if ctrl_c.came == ctrl_c.raised else [*left, "swallowed"]
 
-            use()
-            before = fds()
-            found: list[Any] = []
-            for moment in range(1, 100000):
-                more, wrong = attempt(moment)
-                found += [wrong] if wrong else []
-                if not more:
-                    return [moment > 500, found]
-            return ["no end", found]
+            def skip(code: Any, event: str) -> bool:
+                generator = code.co_flags & inspect.CO_GENERATOR  # which is also called to be closed
+                return event == "call" and bool(generator or code.co_name == "__exit__")
+
+            moments, found = at_every_moment(attempt, skip=skip)
+            return [moments > 500, found]
 
         answer_enosys(("open_by_handle_at", None))
         return holding("mount of nobody's", folder, look)

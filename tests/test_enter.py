@@ -26,8 +26,10 @@ from conftest import Runner, lacking, tool
 from inside import (
     NEW_OF_EACH,
     PIDFD_GET,
+    CtrlC,
     all_ns,
     answer_enosys,
+    at_every_moment,
     drop_all_capabilities,
     everything,
     failure,
@@ -603,7 +605,6 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home(root: Runner, way: str) 
     """
 
     def body(way: str) -> Any:
-        folder = os.path.dirname(nsapi.__file__)
         warnings.simplefilter("ignore")  # handles that the interrupt has left to be collected
 
         with unshared(*NEW_TO_ENTER) as parent, unshared("--ipc", "--uts") as other:
@@ -626,33 +627,14 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home(root: Runner, way: str) 
 
             kept: list[nsapi.NamespaceHandle] = []
 
-            def attempt(moment: int) -> tuple[bool, list[object]]:
-                count, place = 0, ""
+            def attempt(ctrl_c: CtrlC) -> list[object]:
                 kept.clear()
-
-                def hook(frame: Any, event: str, arg: Any) -> None:
-                    nonlocal count, place
-                    code = frame.f_code
-                    if event not in ("call", "c_return") or not code.co_filename.startswith(folder):
-                        return
-                    if code.co_name == "__del__" or (event == "call" and code in exits):
-                        return
-                    count += 1
-                    if count == moment:
-                        place = f"{code.co_name}, line {frame.f_lineno}, {event} {getattr(arg, '__name__', '')}"
-                        raise KeyboardInterrupt
-
                 home = position()
                 outer = nsapi.enter(other, "ipc", "uts")
                 outer.__enter__()
-                before, raised = position(), False
-                sys.setprofile(hook)
-                try:
+                before = position()
+                with ctrl_c:
                     use()
-                except KeyboardInterrupt:
-                    raised = True
-                finally:
-                    sys.setprofile(None)
                 wrong: list[object] = changes(before, position())  # type: ignore[assignment]
                 wrong += ["open" for each in kept if each is not handle and not failure(each.fileno)]
                 leaving = failure(lambda: outer.__exit__(None, None, None))
@@ -661,20 +643,14 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home(root: Runner, way: str) 
                     with nsapi.enter(child, "net"):
                         wrong += [] if ns("net") == ns("net", child) else ["not inside any more"]
                     wrong += changes(home, position())
-                if count >= moment and not raised:
-                    wrong.append("swallowed")
-                return count >= moment, [place, wrong] if wrong else []
+                return wrong if ctrl_c.came == ctrl_c.raised else [*wrong, "swallowed"]
 
-            in_thread(lambda: attempt(0))  # imports what is imported late
-            found: list[Any] = []
-            for moment in range(1, 1000):
-                reached, wrong = in_thread(lambda: attempt(moment))
-                if wrong:
-                    found.append(wrong)
-                if not reached:
-                    break
+            result = at_every_moment(
+                lambda ctrl_c: in_thread(lambda: attempt(ctrl_c)),
+                skip=lambda code, event: event == "call" and code in exits,
+            )
             handle.close()
-        return [moment, found]
+        return result
 
     moments, wrong = root(body, way)
     assert moments > 10

@@ -6,7 +6,6 @@ Nothing is lost by it: the thread comes home, at once or when what has been ente
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import threading
 import warnings
@@ -15,7 +14,13 @@ from typing import Any
 
 import pytest
 from conftest import Runner
-from inside import failure, fds, ns
+from inside import (
+    CtrlC,
+    at_every_moment,
+    failure,
+    fds,
+    ns,
+)
 from test_enter import Equipped, changes, forbid, in_thread
 
 import nsapi
@@ -455,46 +460,23 @@ def test_ctrl_c_while_one_who_left_early_is_gone_back_for(root: Runner) -> None:
     """Wherever in nsapi it comes: with the next block at the latest the thread is home, and no fd is left."""
 
     def body() -> Any:
-        folder = os.path.dirname(nsapi.__file__)
-
-        def attempt(moment: int) -> tuple[bool, list[object]]:
-            count = 0
-
-            def hook(frame: Any, event: str, arg: Any) -> None:
-                nonlocal count
-                code = frame.f_code
-                if event not in ("call", "c_return") or not code.co_filename.startswith(folder):
-                    return
-                if code.co_name in ("__del__", "__exit__") and event == "call":
-                    return
-                count += 1
-                if count == moment:
-                    raise KeyboardInterrupt
-
+        def attempt(ctrl_c: CtrlC) -> list[object]:
             before = where()
             first, last = handles[0].enter(), handles[1].enter()
             first.__enter__()
             last.__enter__()
             failure(lambda: first.__exit__(None, None, None))
-            sys.setprofile(hook)
-            try:
+            with ctrl_c:
                 last.__exit__(None, None, None)
-            except KeyboardInterrupt:
-                pass
-            finally:
-                sys.setprofile(None)
             with handles[0]:
                 pass
-            return count >= moment, list(changes(before, where()))
+            return list(changes(before, where()))
 
         with places(2) as (handles, _):
-            found = []
-            for moment in range(1, 200):
-                reached, wrong = in_thread(lambda: attempt(moment))
-                found += wrong
-                if not reached:
-                    break
-        return [moment, found]
+            return at_every_moment(
+                lambda ctrl_c: in_thread(lambda: attempt(ctrl_c)),
+                skip=lambda code, event: event == "call" and code.co_name == "__exit__",
+            )
 
     moments, wrong = root(body)
     assert moments > 5

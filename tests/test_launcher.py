@@ -22,14 +22,17 @@ from inside import (
     PIDFD_GET,
     PYTHON,
     TYPES,
+    CtrlC,
     all_ns,
     answer_enosys,
+    at_every_moment,
     children,
     everything,
     failure,
     fds,
     ns,
     only_child,
+    refusal,
     unshared,
 )
 
@@ -937,54 +940,34 @@ def test_ctrl_c_at_any_moment_leaves_no_process(root: Runner) -> None:
     """After whatever call it comes, KeyboardInterrupt is raised, and neither child nor zombie nor fd is left."""
 
     def body() -> Any:
-        folder = os.path.dirname(nsapi.__file__)
         new = nsapi.Config.new
         maps = {"uid_mappings": "0:0:1,1:100000:1000", "gid_mappings": "0:0:1,1:100000:1000"}
         config = new("user", "pid", "mnt", init=True, **maps)
         names = {"hear", "_wait", "_end_reaper", "_reap_started", "close_all", "_handle_exitstatus", "_listen"}
-        nsapi.run(["true"], config=config)
-        wrong: list[Any] = []
-        for moment in range(1, 1000):
-            count, place, raised = 0, "", False
 
-            def hook(frame: Any, event: str, arg: Any, moment: int = moment) -> None:
-                nonlocal count, place
-                code = frame.f_code
-                if event != "c_return" or not code.co_filename.startswith(folder) or code.co_name not in names:
-                    return
-                count += 1
-                if count == moment:
-                    place = f"{code.co_name}, line {frame.f_lineno}, {getattr(arg, '__name__', '')}"
-                    raise KeyboardInterrupt
-
+        def attempt(ctrl_c: CtrlC) -> list[Any]:
             before = everything()
-            sys.setprofile(hook)
-            try:
-                nsapi.run(["true"], config=config)
-            except KeyboardInterrupt:
-                raised = True
-            except BaseException as error:
-                wrong.append([place, repr(error)])
-            finally:
-                sys.setprofile(None)
+            error = refusal(lambda: interrupted(ctrl_c))
             after = everything()
-            wrong += [
-                [place, name, before[name], after[name]] for name in ("fds", "children") if before[name] != after[name]
-            ]
-            if count < moment:
-                return [moment > 15, wrong]
-            if not raised:
-                wrong.append([place, "swallowed"])
-        return ["no end", wrong]
+            wrong = [[name, before[name], after[name]] for name in ("fds", "children") if before[name] != after[name]]
+            return [*wrong, *filter(None, error), *([] if ctrl_c.came == ctrl_c.raised else ["swallowed"])]
 
-    assert root(body) == [True, []]
+        def interrupted(ctrl_c: CtrlC) -> None:
+            with ctrl_c:
+                nsapi.run(["true"], config=config)
+
+        return at_every_moment(attempt, skip=lambda code, event: event != "c_return" or code.co_name not in names)
+
+    moments, wrong = root(body)
+    assert moments > 15
+    assert wrong == []
 
 
 def test_ctrl_c_while_what_is_joined_is_opened_leaves_no_fd(root: Runner) -> None:
     """Those of a process, those of paths, and what the steps write to: each is known before it is open."""
 
     def body() -> Any:
-        files = [os.path.join(os.path.dirname(nsapi.__file__), each) for each in ("_world.py", "_native.py")]
+        files = ("/_world.py", "/_native.py")
         with unshared("--net", "--uts", "--ipc") as process, nsapi.open(process, "net") as net:
             ways: list[dict[str, Any]] = [
                 {"config": nsapi.Config.join(process, parent_death_signal=9, oom_score_adj=500)},
@@ -996,36 +979,19 @@ def test_ctrl_c_while_what_is_joined_is_opened_leaves_no_fd(root: Runner) -> Non
             warnings.simplefilter("ignore")  # handles that were whole, and are collected with what was interrupted
             os.close(0)  # so that fds have to be moved out of the way
             for way in ways:
-                nsapi.run(["true"], **way)
-                for moment in range(1, 1000):
-                    count, place = 0, ""
 
-                    def hook(frame: Any, event: str, arg: Any, moment: int = moment) -> None:
-                        nonlocal count, place
-                        code = frame.f_code
-                        if (
-                            event not in ("call", "c_return")
-                            or code.co_filename not in files
-                            or code.co_name == "spawn"
-                        ):
-                            return
-                        count += 1
-                        if count == moment:
-                            place = f"{code.co_name}, line {frame.f_lineno}, {event} {getattr(arg, '__name__', '')}"
-                            raise KeyboardInterrupt
-
-                    before, raised = fds(), False
-                    sys.setprofile(hook)
-                    try:
+                def attempt(ctrl_c: CtrlC, way: dict[str, Any] = way) -> list[Any]:
+                    before = fds()
+                    with ctrl_c:
                         nsapi.run(["true"], **way)
-                    except KeyboardInterrupt:
-                        raised = True
-                    finally:
-                        sys.setprofile(None)
-                    wrong += [] if fds() == before and raised == (count >= moment) else [place]
-                    if count < moment:
-                        break
-                reached.append(moment > 20)
+                    wrong = [] if fds() == before else ["fds"]
+                    return wrong if ctrl_c.came == ctrl_c.raised else [*wrong, "swallowed"]
+
+                moments, found = at_every_moment(
+                    attempt, skip=lambda code, _: not code.co_filename.endswith(files) or code.co_name == "spawn"
+                )
+                wrong += found
+                reached.append(moments > 20)
             return [reached, wrong]
 
     assert root(body) == [[True] * 3, []]

@@ -21,6 +21,7 @@ from conftest import USER, Runner, tool
 from inside import (
     PIDFD_GET,
     TYPES,
+    CtrlC,
     answer_enosys,
     changed,
     children,
@@ -1106,16 +1107,10 @@ def test_ctrl_c_leaves_nothing(host: Mounter) -> None:
     """Wherever it comes while a name is made or taken away: it is there whole or not at all, and so is its pid 1."""
 
     def body(type: str) -> Any:
-        count = [0, 0]
+        moment = 0
 
-        def interrupt(frame: Any, event: str, argument: Any) -> None:
-            """Where the interpreter looks for signals: where a function begins, and after one of C."""
-            ours = frame.f_code.co_filename.endswith(("/_pin.py", "/_bind.py"))
-            if ours and event in ("call", "c_return") and frame.f_code.co_name != "__exit__":
-                count[0] += 1
-                if count[0] == count[1]:
-                    sys.setprofile(None)
-                    raise KeyboardInterrupt
+        def skip(code: Any, _: str) -> bool:
+            return not code.co_filename.endswith(("/_pin.py", "/_bind.py")) or code.co_name == "__exit__"
 
         def again(frame: Any, event: str, argument: Any) -> Any:
             """Once more, while all is undone for the first."""
@@ -1127,20 +1122,17 @@ def test_ctrl_c_leaves_nothing(host: Mounter) -> None:
             return None
 
         def interrupted(call: Any) -> bool:
-            """Whether it has come, at the next of these places; None if there are no more."""
-            count[0], count[1] = 0, count[1] + 1
-            try:
-                sys.settrace(again)
-                sys.setprofile(interrupt)
+            """Whether it has come, at the next of these places; there may be no more."""
+            nonlocal moment
+            moment, made = moment + 1, None
+            ctrl_c = CtrlC(moment, skip)
+            sys.settrace(again)
+            with ctrl_c:
                 made = call()
-                sys.setprofile(None)
-                if made is not None:
-                    made.close()
-            except KeyboardInterrupt:
-                pass
-            sys.setprofile(None)
             sys.settrace(None)
-            return count[0] >= count[1]
+            if made is not None:
+                made.close()
+            return ctrl_c.came
 
         def rest() -> Any:
             """What is there of it, when those who are ending have ended: all have our mount namespace."""
@@ -1165,39 +1157,39 @@ def test_ctrl_c_leaves_nothing(host: Mounter) -> None:
         before, wrong, counts = everything(), [], []
         while interrupted(lambda: nsapi.create(type, name="a")):
             if nsapi.named(type):
-                wrong.append(["name", count[1]])
+                wrong.append(["name", moment])
                 nsapi.unpin("a", type)
             if rest() != [[], []]:
-                wrong.append(["create", count[1], rest()])
+                wrong.append(["create", moment, rest()])
                 before = everything()
-        counts.append(count[1] > 30)
-        count[1] = 0
+        counts.append(moment > 30)
+        moment = 0
         while interrupted(lambda: nsapi.unpin("a", type)):
             if not nsapi.named(type):
                 if rest() != [[], []]:
-                    wrong.append(["unpin", count[1], rest()])
+                    wrong.append(["unpin", moment, rest()])
                     before = everything()
                 nsapi.create(type, name="a").close()
-        counts.append(count[1] > 20)
-        count[1] = 0
+        counts.append(moment > 20)
+        moment = 0
         while True:
             handle = nsapi.create(type)
             before, inits = everything(), first_of(handle.id[1])
             came = interrupted(lambda: handle.pin(f"{folder}/a"))
             there = bool(nsapi.named(type))
             if not there and everything() != before:
-                wrong.append(["pin", count[1], os.listdir(folder)])
+                wrong.append(["pin", moment, os.listdir(folder)])
             handle.close()
             # Where the name is there pid 1 stays with it, whenever Ctrl-C came; and else with the handle, as before.
             if there != (first_of(handle.id[1]) == inits) and inits:
-                wrong.append(["pid 1", count[1], there])
+                wrong.append(["pid 1", moment, there])
             for name in nsapi.named(type):
                 nsapi.unpin(name, type)
             if rest()[0]:
-                wrong.append(["pid 1 stays", count[1], there])
+                wrong.append(["pid 1 stays", moment, there])
             if not came:
                 break
-        counts.append(count[1] > 15)
+        counts.append(moment > 15)
         return [wrong, counts, rest()[1]]
 
     for type in ("net", "pid"):

@@ -21,7 +21,18 @@ from typing import Any
 
 import pytest
 from conftest import Runner, tool
-from inside import PIDFD_GET, answer_enosys, everything, failure, fds, ns, status, unshared
+from inside import (
+    PIDFD_GET,
+    CtrlC,
+    answer_enosys,
+    at_every_moment,
+    everything,
+    failure,
+    fds,
+    ns,
+    status,
+    unshared,
+)
 from test_enter import NEW_TO_ENTER, Equipped, changes, forbid, in_thread, position
 
 import nsapi
@@ -844,7 +855,6 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home_and_no_fd(root: Runner, 
     """Wherever in nsapi or the socket module CPython looks for signals: at the start of a function, after one of C's."""
 
     def body(way: str) -> Any:
-        folders = os.path.dirname(nsapi.__file__), socket.__file__
         warnings.simplefilter("ignore")  # sockets that were whole, and are collected with what was interrupted
 
         (handle, other) = new_nets(2)
@@ -868,56 +878,29 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home_and_no_fd(root: Runner, 
             for each in made:
                 each.close()
 
-        def attempt(moment: int) -> tuple[bool, list[object]]:
-            count, place = 0, ""
-
-            def hook(frame: Any, event: str, arg: Any) -> None:
-                nonlocal count, place
-                code = frame.f_code
-                if event not in ("call", "c_return") or not code.co_filename.startswith(folders):
-                    return
-                if code.co_name == "__del__":  # where CPython swallows it
-                    return
-                count += 1
-                if count == moment:
-                    place = f"{code.co_name}, line {frame.f_lineno}, {event} {getattr(arg, '__name__', '')}"
-                    raise KeyboardInterrupt
-
+        def attempt(ctrl_c: CtrlC) -> list[object]:
             handle.socket().close()
             others = [os.dup(0) for _ in range(4)]  # whose numbers have just been those of nsapi
-            home, table, raised = position(), fds(), False
-            sys.setprofile(hook)
-            try:
+            home, table = position(), fds()
+            with ctrl_c:
                 use()
-            except KeyboardInterrupt:
-                raised = True
-            finally:
-                sys.setprofile(None)
             wrong: list[object] = changes(home, position())  # type: ignore[assignment]
             wrong += [] if fds() == table else ["fds"]
-            if count >= moment and not raised:
-                wrong.append("swallowed")
+            wrong += [] if ctrl_c.came == ctrl_c.raised else ["swallowed"]
             with nsapi.socket(handle) as made:
                 wrong += [] if born_in(made) == f"net:[{handle.id[1]}]" else ["no socket any more"]
             wrong += [] if ns("net") == home["net"] and fds() == table else ["afterwards"]
             for each in others:
                 os.close(each)
-            return count >= moment, [place, wrong] if wrong else []
+            return wrong
 
-        def inside(moment: int) -> Any:
+        def inside(ctrl_c: CtrlC) -> list[object]:
             if way != "socket inside":
-                return attempt(moment)
+                return attempt(ctrl_c)
             with other:
-                return attempt(moment)
+                return attempt(ctrl_c)
 
-        in_thread(lambda: inside(0))  # imports what is imported late
-        found: list[Any] = []
-        for moment in range(1, 1000):
-            reached, wrong = in_thread(lambda: inside(moment))
-            if wrong:
-                found.append(wrong)
-            if not reached:
-                break
+        moment, found = at_every_moment(lambda ctrl_c: in_thread(lambda: inside(ctrl_c)), also=socket.__file__)
         there.close()
         before = fds()
         table = len(before)
@@ -935,40 +918,22 @@ def test_ctrl_c_does_not_hide_that_a_thread_is_lost(root: Runner) -> None:
     """Whenever it comes, a thread that has not come back refuses to go anywhere else, and has no fd more."""
 
     def body() -> Any:
-        folder, (handle,) = os.path.dirname(nsapi.__file__), new_nets(1)
-        there, wrong = f"net:[{handle.id[1]}]", list[object]()
+        (handle,) = new_nets(1)
+        there = f"net:[{handle.id[1]}]"
 
-        def attempt(moment: int) -> bool:
+        def attempt(ctrl_c: CtrlC) -> list[object]:
             handle.socket().close()
             forbid_the_way_home()
-            count, place, table = 0, "", fds()
-
-            def hook(frame: Any, event: str, _: Any) -> None:
-                nonlocal count, place
-                if event in ("call", "c_return") and frame.f_code.co_filename.startswith(folder):
-                    count += 1
-                    if count == moment:
-                        place = f"{frame.f_code.co_name}, line {frame.f_lineno}"
-                        raise KeyboardInterrupt
-
-            sys.setprofile(hook)
-            try:
-                handle.socket()
-            except (KeyboardInterrupt, nsapi.NamespaceRestoreError):
-                pass
-            finally:
-                sys.setprofile(None)
+            table = fds()
+            with ctrl_c:
+                failure(handle.socket)
             away = ns("net") == there
             refused = failure(lambda: handle.socket().close() if away else None).get("step") == "check"
-            if away != refused or fds() != table:
-                wrong.append(place)
-            return count >= moment
+            return [] if away == refused and fds() == table else [away, refused]
 
-        moment = 1
-        while in_thread(lambda: attempt(moment)):
-            moment += 1
+        result = at_every_moment(lambda ctrl_c: in_thread(lambda: attempt(ctrl_c)))
         handle.close()
-        return [moment, wrong]
+        return result
 
     moments, wrong = root(body)
     assert moments > 10

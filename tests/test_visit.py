@@ -8,7 +8,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -17,7 +16,16 @@ from typing import Any
 
 import pytest
 from conftest import Runner, tool
-from inside import everything, failure, fds, ns, only_child, unshared
+from inside import (
+    CtrlC,
+    at_every_moment,
+    everything,
+    failure,
+    fds,
+    ns,
+    only_child,
+    unshared,
+)
 from test_enter import ENTERABLE, NEW_TO_ENTER, Equipped, changes, forbid, in_thread, position
 
 import nsapi
@@ -383,11 +391,10 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home(root: Runner, targets: s
     """
 
     def body(targets: str) -> Any:
-        folder = os.path.dirname(nsapi.__file__)
         warnings.simplefilter("ignore")  # handles that the interrupt has left to be collected
         with unshared("--net", "--ipc") as process, unshared("--net") as other:
             handle = nsapi.open(other, "net")
-            exits = [type(nsapi.visit([], "net")).__exit__.__code__]
+            its_exit = type(nsapi.visit([], "net")).__exit__.__code__
 
             def use() -> None:
                 table: dict[str, list[Any]] = {
@@ -399,48 +406,23 @@ def test_ctrl_c_at_any_moment_leaves_the_thread_at_home(root: Runner, targets: s
                     for _ in each:
                         pass
 
-            def attempt(moment: int) -> tuple[bool, list[object]]:
-                count, place = 0, ""
+            def where() -> dict[str, object]:
+                return position() if targets == "all" else {**position(), "fds": fds()}
 
-                def hook(frame: Any, event: str, arg: Any) -> None:
-                    nonlocal count, place
-                    code = frame.f_code
-                    if event not in ("call", "c_return") or not code.co_filename.startswith(folder):
-                        return
-                    if code.co_name == "__del__" or (event == "call" and code in exits):
-                        return
-                    count += 1
-                    if count == moment:
-                        place = f"{code.co_name}, line {frame.f_lineno}, {event} {getattr(arg, '__name__', '')}"
-                        raise KeyboardInterrupt
-
-                def where() -> dict[str, object]:
-                    return position() if targets == "all" else {**position(), "fds": fds()}
-
-                home, raised = where(), False
+            def attempt(ctrl_c: CtrlC) -> list[object]:
+                home = where()
                 with nsapi.enter(process, "ipc"):
                     before = where()
-                    sys.setprofile(hook)
-                    try:
+                    with ctrl_c:
                         use()
-                    except KeyboardInterrupt:
-                        raised = True
-                    finally:
-                        sys.setprofile(None)
                     wrong: list[object] = list(changes(before, where()))
                 wrong += changes(home, where())
-                if count >= moment and not raised:
-                    wrong.append("swallowed")
-                return count >= moment, [place, wrong] if wrong else []
+                return wrong if ctrl_c.came == ctrl_c.raised else [*wrong, "swallowed"]
 
-            in_thread(lambda: attempt(0))  # imports what is imported late
-            found: list[Any] = []
-            for moment in range(1, 1000):
-                reached, wrong = in_thread(lambda: attempt(moment))
-                if wrong:
-                    found.append(wrong)
-                if not reached:
-                    break
+            moment, found = at_every_moment(
+                lambda ctrl_c: in_thread(lambda: attempt(ctrl_c)),
+                skip=lambda code, event: event == "call" and code is its_exit,
+            )
             still_open = handle.fileno() >= 0
             handle.close()
         return [moment, found, still_open]
