@@ -383,7 +383,8 @@ static int hold(void)
 /*
  * With a pidfd of the caller it is the pid 1 that create leaves. Its standard input is a socket: until something comes
  * there, it ends with the other end of it and with the caller; afterwards with nobody but by SIGKILL. It answers when it
- * is ready, and when it holds nothing any more but that; then the other end hears that it is closed.
+ * is ready, and when it holds nothing any more but that; then the other end hears that it is closed. Who has told it to
+ * stay may be gone by then, as after Ctrl-C: it stays nevertheless.
  */
 static int stay(int parent)
 {
@@ -401,7 +402,9 @@ static int stay(int parent)
             return 1;
     if (!watched[0].revents || read(CHANNEL, &byte, 1) != 1)
         return 0;
-    if (close_from(PARENT) < 0 || send(CHANNEL, "s", 1, MSG_NOSIGNAL) != 1 || dup2(NOTHING, CHANNEL) < 0)
+    if (close_from(PARENT) < 0)
+        return 1;
+    if ((send(CHANNEL, "s", 1, MSG_NOSIGNAL) != 1 && errno != EPIPE) || dup2(NOTHING, CHANNEL) < 0)
         return 1;
     for (;;)
         poll(NULL, 0, -1);

@@ -521,6 +521,28 @@ def test_a_pid_1_that_has_ended_gets_no_file(host: Mounter) -> None:
     assert host(body) == [True, 3, "its pid 1 has ended", True, []]
 
 
+def test_a_pid_1_that_was_told_to_stay_stays_whoever_hears_its_answer(host: Mounter) -> None:
+    """Ctrl-C may come between, and the handle be closed, before pid 1 has done what it was told."""
+
+    def body() -> Any:
+        made = nsapi.create("pid")
+        (init,) = first_of(made.id[1])
+        watched = os.pidfd_open(init)
+        os.kill(init, signal.SIGSTOP)  # it has not heard it yet
+        ctrl_c = CtrlC(1, lambda code, event: (code.co_name, event) != ("let_stay", "c_return"))
+        with ctrl_c:
+            made.pin("/run/a")
+        made.close()
+        os.kill(init, signal.SIGCONT)
+        while not ends(watched, 0) and os.readlink(f"/proc/{init}/fd/0") != "/dev/null":
+            os.sched_yield()
+        told = [ctrl_c.place.split()[-1], ends(watched, 0), os.listdir("/run")]
+        nsapi.unpin("/run/a")
+        return [*told, ends(watched), os.listdir("/run")]
+
+    assert host(body) == ["send", False, ["a"], True, []]
+
+
 def test_the_name_of_a_pid_namespace_that_has_ended_is_taken_away(mounter: Mounter) -> None:
     """Where somebody has killed its pid 1; the handle of its maker may be open still."""
 
