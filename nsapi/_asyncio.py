@@ -31,11 +31,17 @@ _FIXED = {"bufsize": 0, "shell": False, "universal_newlines": False, "text": Fal
 class _Pipe(asyncio.StreamReaderProtocol):
     """Our end of one pipe, until it is closed."""
 
-    def __init__(self, program: _Program, reader: asyncio.StreamReader | None) -> None:
+    def __init__(self, program: _Program, file: Any, reader: asyncio.StreamReader | None) -> None:
         super().__init__(reader, loop=program.loop)  # type: ignore[arg-type]
         self.program = program
+        self.file = file
         self.transport: Any = None
-        self.lost = False
+        self._told = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether the transport is done with it: it has told so, or closed the file, where Ctrl-C came between."""
+        return self._told or (self.transport is not None and self.file.closed)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -43,7 +49,7 @@ class _Pipe(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self.lost = True
+        self._told = True
         self.program.try_finish()
 
 
@@ -97,7 +103,7 @@ class _Program(asyncio.SubprocessTransport):
             raise
 
     async def _connect(self, connect: Any, fd: int, file: Any, reader: asyncio.StreamReader | None = None) -> _Pipe:
-        pipe = _Pipe(self, reader)
+        pipe = _Pipe(self, file, reader)
 
         def taken() -> _Pipe:
             self._pipes[fd] = pipe
@@ -187,6 +193,9 @@ class _Program(asyncio.SubprocessTransport):
         """Kill it, if it still runs, and wait until nothing is left of it. Cancelled meanwhile, the loop does the rest."""
         self._killed = True
         self.close()
+        await asyncio.shield(self.exited)
+        await asyncio.sleep(0)  # by then the transports have closed the pipes; Ctrl-C may have lost that they tell so
+        self.try_finish()
         await asyncio.shield(self.finished)
 
     def end_at_once(self) -> None:

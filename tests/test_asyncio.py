@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import REPOSITORY, Runner, lacking
-from inside import all_ns, children, end_of, fds, living, ns, waiting_for_all
+from inside import CtrlC, all_ns, at_every_moment, children, end_of, fds, living, ns, waiting_for_all
 
 import nsapi
 
@@ -1018,6 +1018,31 @@ def test_ctrl_c_leaves_nothing(each_way: tuple[Runner, dict[str, Any]]) -> None:
         return interrupted
 
     assert runner(body, fields) == 12
+
+
+def test_ctrl_c_at_any_moment_leaves_nothing(each_way: tuple[Runner, dict[str, Any]]) -> None:
+    """Wherever CPython looks for signals while asyncio and nsapi do this: nothing waits for ever, and nothing is left."""
+    runner, fields = each_way
+
+    def body(fields: dict[str, Any]) -> Any:
+        async def main() -> None:
+            config = nsapi.Config.new("user", "pid", **fields)
+            process = await nsapi.create_subprocess_exec("cat", config=config, stdin=PIPE, stdout=PIPE)
+            await process.communicate(b"x")
+
+        def attempt(ctrl_c: CtrlC) -> list[str]:
+            before = left()
+            with ctrl_c:
+                asyncio.run(main())
+            gc.collect()
+            return [] if left() == before else ["left"]
+
+        warnings.simplefilter("ignore")  # asyncio's own, of what it was making when it was interrupted
+        return at_every_moment(attempt, skip=lambda code, _: not code.co_filename.endswith("/_asyncio.py"))
+
+    moments, wrong = runner(body, fields)
+    assert moments > 50
+    assert wrong == []
 
 
 # ---- trio ----
