@@ -105,7 +105,8 @@ class Child:
                         return None
                     exited = found.si_code == os.CLD_EXITED
                     self.returncode = found.si_status if exited else -found.si_status
-                self._born.close()
+            if self.returncode is not None:
+                self._born.close()  # which Ctrl-C may have come before, the last time
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -121,16 +122,17 @@ class Child:
     def _wait_until(self, deadline: float | None) -> int:
         """Wait until it has ended, or this moment of time.monotonic(), with Overdue then."""
         while (status := self.poll()) is None:
+            copy = _native.new_cell()
             with self._lock:  # another thread may wait too, and closes the pidfd
-                pidfd = os.dup(self.pidfd) if self.pidfd >= 0 else -1
-            if pidfd < 0:
-                continue
+                if self.pidfd < 0:
+                    continue
+                _native.fill(copy, os.dup, self.pidfd)
             try:
                 ends = select.poll()
-                ends.register(pidfd, select.POLLIN)
+                ends.register(copy[0], select.POLLIN)
                 poll_until(ends, deadline)
             finally:
-                os.close(pidfd)
+                _native.close_cell(copy)
         return status
 
     def send_signal(self, sig: int) -> None:

@@ -13,15 +13,19 @@ import time
 import warnings
 from typing import Any
 
+import pytest
 from conftest import Runner
 from inside import (
     TYPES,
+    CtrlC,
     all_ns,
     answer_enosys,
+    at_every_moment,
     changed,
     children,
     everything,
     failure,
+    fds,
     ns,
     refusal,
     status,
@@ -258,6 +262,39 @@ def test_closures_are_called_in_a_fork(user: Runner) -> None:
         20_000_000,
         [],
     ]
+
+
+@pytest.mark.parametrize("way", ["call", "clone"])
+def test_ctrl_c_at_any_moment_leaves_no_child(root: Runner, way: str) -> None:
+    """KeyboardInterrupt comes out, neither child nor zombie nor fd is left, and nothing is waited for without an end."""
+
+    def body(way: str) -> Any:
+        import inspect
+
+        os.register_at_fork(after_in_child=lambda: sys.setprofile(None))  # the child is not interrupted
+        warnings.simplefilter("ignore")  # what was whole, and is collected with what was interrupted
+
+        def attempt(ctrl_c: CtrlC) -> list[Any]:
+            before = fds()
+            with ctrl_c:
+                if way == "call":
+                    nsapi.call(os.getpid, config=nsapi.Config.new("uts"), method="fork")
+                else:
+                    with nsapi.clone(lambda: 0, flags="uts") as child:
+                        child.wait()
+            wrong: list[Any] = [*children(), *([] if fds() == before else ["fds"])]
+            return wrong if ctrl_c.came == ctrl_c.raised else [*wrong, "swallowed"]
+
+        def skip(code: Any, event: str) -> bool:
+            if event == "call" and code.co_flags & inspect.CO_GENERATOR:
+                return True  # it is also called to be closed, where CPython swallows what is raised
+            return (code.co_name, event) == ("__enter__", "call")  # nobody knows of the child yet
+
+        return at_every_moment(attempt, skip=skip)
+
+    moments, wrong = root(body, way)
+    assert moments > 40
+    assert wrong == []
 
 
 def test_what_was_said_before_the_end_is_heard(user: Runner) -> None:
