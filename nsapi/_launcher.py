@@ -49,21 +49,23 @@ def executable(*, joins: bool) -> tuple[int, bool]:
     if known is not None and _is_still(*known):
         return known[0], False
     try:
-        fd = _sealed_copy()
+        copy = _sealed_copy()
     except OSError as error:
         if error.errno not in (EACCES, EPERM):
             raise _unprepared(error, "copy the launcher to memory", _FILE) from None
         if joins:
             why = "files in memory cannot be executed (vm.memfd_noexec is 2), and no other is safe among strangers"
             raise NamespaceError(EACCES, None, None, step="copy the launcher to memory", hint=why) from None
-        return os.open(_FILE, os.O_RDONLY | os.O_CLOEXEC), True
-    found = os.fstat(fd)
+        file = _native.new_cell()
+        _native.fill(file, os.open, _FILE, os.O_RDONLY | os.O_CLOEXEC)
+        return _native.take(file), True
+    found = os.fstat(copy[0])
+    identity = found.st_dev, found.st_ino
     # Without a lock, which a fork could leave locked for good: of two threads at once, the second uses what the first made.
-    if _known is not known and _known is not None:
-        os.close(fd)
-        return _known[0], False
-    _known = fd, (found.st_dev, found.st_ino)
-    return fd, False
+    if _known is known or _known is None:
+        _known = copy[0], identity
+        copy[0] = -1
+    return _known[0], False
 
 
 def _is_still(fd: int, identity: tuple[int, int]) -> bool:
@@ -75,33 +77,30 @@ def _is_still(fd: int, identity: tuple[int, int]) -> bool:
         return False
 
 
-def _sealed_copy() -> int:
+def _sealed_copy() -> Any:
     with open(_FILE, "rb") as file:
         content = file.read()
     return sealed("nsapi", content, _MFD_EXEC)
 
 
-def sealed(name: str, content: bytes, flags: int = 0) -> int:
-    """Put *content* in memory where nobody can change it any more; its fd is not 0, 1 or 2."""
+def sealed(name: str, content: bytes, flags: int = 0) -> Any:
+    """Put *content* in memory where nobody can change it any more: the fd, which is not 0, 1 or 2, in its cell."""
     flags |= os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    made = _native.new_cell()
     try:
-        fd = os.memfd_create(name, flags)
+        _native.fill(made, os.memfd_create, name, flags)
     except OSError as error:
         if error.errno != EINVAL or not flags & _MFD_EXEC:
             raise
-        fd = os.memfd_create(name, flags & ~_MFD_EXEC)
-    try:
-        if fd <= 2:
-            low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-            os.close(low)
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+        _native.fill(made, os.memfd_create, name, flags & ~_MFD_EXEC)
+    if made[0] <= 2:
+        low, made = made, _native.new_cell()
+        _native.fill(made, fcntl.fcntl, low[0], fcntl.F_DUPFD_CLOEXEC, 3)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(made[0], view) :]
+    fcntl.fcntl(made[0], fcntl.F_ADD_SEALS, _SEALS)
+    return made
 
 
 # ---- its cargo: what _launch.c reads ----
@@ -212,17 +211,17 @@ def launch(
     file, owned = executable(joins=bool(joins))
     fds = [file] if owned else []
     name = f"nsapi:{next(_launches):x}"
-    talk = None
+    talk = theirs = None
     state = State()
     try:
         ours, theirs = socket.socketpair()
         talk = _Talk(ours, name, given)
-        fds.append(theirs.detach())
-        talk.log, log_end = os.pipe2(os.O_CLOEXEC)
-        fds.append(log_end)
+        fds.extend(itertools.chain.from_iterable(map(os.pipe2, (os.O_CLOEXEC,))))  # one call: see _native.fill
+        talk.end_of_log[0] = fds[-2]
+        del fds[-2]
         ours.sendall(mission.message)
-        fds.append(sealed("nsapi", cargo(mission, program, lent, joins, together, death)))
-        control = [fds[-1], *(_above_stdio(fd, fds) for fd in fds[-3:-1])]
+        data = sealed("nsapi", cargo(mission, program, lent, joins, together, death))
+        control = [data[0], *(_above_stdio(fd, fds) for fd in (theirs.fileno(), fds[-1]))]
         slots = [*lent[: _plan.JOINS], *(join.fd for join in joins)]
         slots += [-1] * (_plan.TOGETHER - len(slots))
         arguments = _native.Strings([name.encode(), str(control[0]).encode()])
@@ -232,18 +231,24 @@ def launch(
         state.lend([*slots, together.fd, file, *control], itself)
         spawn(mission.program, state)
         talk.started = state.child[1]
+        theirs.close()
         close_all(fds)
+        _native.close_cell(data)
         talk.hear(mission, program, joins)
     except BaseException as error:
         if talk is not None:
             if talk.started == _UNBORN:
                 talk.started = state.child[1]  # KeyboardInterrupt between its birth and these lines
+            if theirs is not None:
+                theirs.close()
             close_all(fds)
             talk.end_all()
         if isinstance(error, OSError) and not isinstance(error, NamespaceError):
             raise _unprepared(error, "prepare the launcher") from None
         raise
     finally:
+        if theirs is not None:
+            theirs.close()
         close_all(fds)
         if talk is not None:
             talk.close()
@@ -260,7 +265,7 @@ def close_all(fds: list[int]) -> None:
 def _above_stdio(fd: int, fds: list[int]) -> int:
     if fd > 2:
         return fd
-    fds.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+    fds.extend(map(fcntl.fcntl, (fd,), (fcntl.F_DUPFD_CLOEXEC,), (3,)))
     return fds[-1]
 
 
@@ -271,10 +276,16 @@ class _Talk:
     """What the stages say, and the pidfds of all that have been born. Owns its fds."""
 
     def __init__(self, ours: socket.socket, name: str, given: list[Launched]) -> None:
-        self.ours, self.log, self.name, self.given = ours, -1, name, given
+        self.ours, self.name, self.given = ours, name, given
+        self.end_of_log = _native.new_cell()
         self.started = _UNBORN
         self.pidfds: dict[str, tuple[int, int]] = {}
         self.said = bytearray()
+        self.messages: list[tuple[Any, ...]] = []  # at most one, until the pidfd in it is known
+
+    @property
+    def log(self) -> int:
+        return int(self.end_of_log[0])
 
     def hear(self, mission: Mission, program: Exec, joins: Sequence[Join]) -> None:
         """Wait until the program is executed, or until all have ended."""
@@ -312,16 +323,20 @@ class _Talk:
         room = socket.CMSG_SPACE(4)
         while True:
             try:
-                data, ancillary, _, _ = self.ours.recvmsg(256, room, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+                if not self.messages:  # else Ctrl-C came next
+                    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                    self.messages.extend(map(self.ours.recvmsg, (256,), (room,), (flags,)))
             except BlockingIOError:
                 return True
             except ConnectionResetError:
                 return False
+            data, ancillary, _, _ = self.messages[0]
             if not data:
                 return False
             ((key, pid),) = json.loads(data).items()
             # None came where this process can have no more open files; who was born must still be known.
             self.pidfds[key] = pid, struct.unpack("=i", ancillary[0][2][:4])[0] if ancillary else -1
+            del self.messages[0]
 
     def _find_unreported(self) -> None:
         """Who was born, and its maker killed before that could report it, is a child of this thread; it has our name."""
@@ -409,9 +424,7 @@ class _Talk:
 
     def close(self) -> None:
         self.ours.close()
-        log, self.log = self.log, -1
-        if log >= 0:
-            os.close(log)
+        _native.close_cell(self.end_of_log)
 
 
 def _kill(pidfd: int) -> None:

@@ -416,6 +416,13 @@ def fill(cell: Any, function: Callable[..., int], *arguments: object) -> int:
     return int(cell[0])
 
 
+def take(cell: Any) -> int:
+    """Take the fd out; it is the caller's from then on."""
+    fd: int = cell[0]
+    cell[0] = -1
+    return fd
+
+
 def fill_by_ioctl(cell: Any, fd: int, request: str) -> int:
     """Make the ioctl named *request* on *fd*, which opens another; that, or -errno."""
     return lib.nsapi_fill_by_ioctl(cell, fd, getattr(lib, request))

@@ -422,7 +422,8 @@ def test_what_it_is_to_do_is_sealed_and_of_any_length(anyone: Runner) -> None:
         done = nsapi.run(
             ["sh", "-c", script, big], config=config, env={**os.environ, "BIG": big}, capture_output=True, text=True
         )
-        fd = _launcher.sealed("nsapi", b"cargo")
+        cell = _launcher.sealed("nsapi", b"cargo")
+        fd = cell[0]
         writers = [failure(lambda: os.pwrite(fd, b"x", 0)), failure(lambda: os.ftruncate(fd, 1 << 20))]
         return [done.stdout.strip(), all(writers), os.get_inheritable(fd)]
 
