@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from inside import (
     PYTHON,
     TYPES,
     Any,
+    CtrlC,
     all_ns,
+    at_every_moment,
     children,
     drop_all_capabilities,
     failure,
@@ -943,6 +946,45 @@ def test_what_start_initialization_says_needs_no_reader(anyone: Runner) -> None:
         return status, "ValueError" in str(facts)
 
     assert anyone(body) == [1, True]
+
+
+@pytest.mark.parametrize("maps", ["", "0:0:2"], ids=["nobody waits in between", "a parent in between"])
+def test_ctrl_c_at_any_moment_leaves_no_fd_and_no_process(root: Runner, maps: str) -> None:
+    """While it is made and confirmed. Until it is confirmed whom confirm() was given is killed; then it is the caller's."""
+
+    def body(maps: str) -> Any:
+        import inspect
+
+        warnings.simplefilter("ignore")  # sockets that were whole, and are collected with what was interrupted
+        config = nsapi.Config.new("uts")
+        if maps:
+            config = nsapi.Config.new("user", "pid", uid_mappings=maps, gid_mappings=maps)
+
+        def attempt(ctrl_c: CtrlC) -> list[Any]:
+            before, boot, process = fds(), None, None
+            with ctrl_c:
+                boot = nsapi.boot_env(config)
+                process = subprocess.Popen(["sleep", "1000"], env={**os.environ, **boot.env}, pass_fds=boot.pass_fds)
+                inside = boot.confirm(20, process)
+            boot = None
+            if process is not None:
+                if not ctrl_c.raised and inside.program != process.pid:
+                    process.terminate()
+                else:
+                    process.kill()
+                process.wait()
+            wrong: list[Any] = [*children(), *([] if fds() == before else [before, fds()])]
+            return wrong if ctrl_c.came == ctrl_c.raised else [*wrong, "swallowed"]
+
+        def skip(code: Any, event: str) -> bool:
+            # It is also called to be closed, where CPython swallows what is raised.
+            return event == "call" and bool(code.co_flags & inspect.CO_GENERATOR)
+
+        return at_every_moment(attempt, skip=skip)
+
+    moments, wrong = root(body, maps)
+    assert moments > 100
+    assert wrong == []
 
 
 @pytest.mark.parametrize(("end", "status"), [("sys.exit(3)", 3), ("raise KeyboardInterrupt", -2), ("os._exit(5)", 5)])
