@@ -16,7 +16,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from nsapi import _bootstrap, _native, _plan
-from nsapi._config import Config
+from nsapi._config import Config, check_config
 from nsapi._errors import NamespaceError, unsupported
 from nsapi._handle import NamespaceHandle, current
 from nsapi._target import open as open_namespace
@@ -62,6 +62,7 @@ class BootEnv:
     """
 
     def __init__(self, config: Config) -> None:
+        check_config(config)
         config.validate()
         _bootstrap.refuse_what_is_not_said(config)
         check_types(config)

@@ -8,6 +8,7 @@ import struct
 from errno import EINVAL
 
 from nsapi import _idmap, _mapping, _native, _plan
+from nsapi._config import check_config
 from nsapi._errors import refused, unsupported
 from nsapi._maps import map_text
 from nsapi._types import NamespaceType
@@ -60,6 +61,7 @@ def bootstrap_data(config: Config) -> bytes:
     than it follows from the maps.
     """
     _native.require()
+    check_config(config)
     config.validate()
     joined = list(config.namespaces.joined())
     if config.target is not None and not joined:

@@ -416,6 +416,12 @@ _plain = attrgetter(
 )
 
 
+def check_config(config: object) -> None:
+    """Refuse what is none, by name, where a verb takes one."""
+    if not isinstance(config, Config):
+        raise TypeError(f"config: {config!r} is no Config")
+
+
 def _refill(container: Any, checked: Any) -> None:
     """Put what a converter has made of the content into the container itself."""
     if isinstance(container, dict):

@@ -13,7 +13,7 @@ from operator import index
 from typing import Any
 
 from nsapi import _arguments, _native, _plan, _switch
-from nsapi._config import Config
+from nsapi._config import Config, check_config
 from nsapi._handle import children_are_elsewhere
 from nsapi._native import Program, State
 from nsapi._switch import Move
@@ -40,8 +40,7 @@ def _config_of(config: Config | None, target: Any, types: Sequence[NamespaceType
         return Config.join(target, *types)
     if types:
         raise TypeError("types: goes with target; a config has its own namespaces")
-    if not isinstance(config, Config):
-        raise TypeError(f"config: {config!r} is no Config")
+    check_config(config)
     return config
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -1166,6 +1168,13 @@ def test_bootstrap_data_refuses_what_it_cannot_say(config: nsapi.Config, words: 
     if "types" not in words:
         with pytest.raises(ValueError, match=words):
             nsapi.boot_env(config)
+
+
+@pytest.mark.parametrize("verb", [nsapi.boot_env, nsapi.bootstrap_data])
+@pytest.mark.parametrize("config", ["uts", None, ["net"]])
+def test_what_is_no_config_is_refused_by_name(verb: Callable[[Any], object], config: object) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"config: {config!r} is no Config")):
+        verb(config)
 
 
 def test_no_path_ends_early() -> None:
