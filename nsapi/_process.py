@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from itertools import chain, starmap
 from operator import index
 from typing import Any
@@ -457,19 +458,24 @@ def run(
         if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
             raise ValueError("stdout and stderr arguments may not be used with capture_output.")
         keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
-    with Popen(args, config=config, target=target, types=types, **keywords) as process:
-        try:
-            stdout, stderr = process.communicate(input, timeout=timeout)
-        except subprocess.TimeoutExpired:
+    started: list[Popen] = []
+    try:
+        # One call: Ctrl-C may come after it, and before the block has begun.
+        started += map(partial(Popen, config=config, target=target, types=types, **keywords), [args])
+        with started[0] as process:
+            try:
+                stdout, stderr = process.communicate(input, timeout=timeout)
+            except BaseException:
+                process.kill()
+                process.wait()  # after KeyboardInterrupt, __exit__ would not; what was read is in TimeoutExpired already
+                raise
+            status = process.poll()
+            assert status is not None
+    except BaseException:
+        for process in started:
             process.kill()
-            process.wait()  # what was read so far is in the exception already
-            raise
-        except BaseException:
-            process.kill()
-            process.wait()  # after KeyboardInterrupt, __exit__ would not
-            raise
-        status = process.poll()
-        assert status is not None
+            process.wait()
+        raise
     if check and status:
         raise subprocess.CalledProcessError(status, process.args, output=stdout, stderr=stderr)
     return subprocess.CompletedProcess(process.args, status, stdout, stderr)

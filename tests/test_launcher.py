@@ -979,6 +979,26 @@ def test_ctrl_c_at_any_moment_leaves_no_process(root: Runner) -> None:
     assert wrong == []
 
 
+def test_ctrl_c_before_run_waits_ends_the_program(anyone: Runner) -> None:
+    """It has started, and run has not begun to wait: nobody but run knows of it."""
+
+    def body() -> Any:
+        import subprocess
+
+        found: list[Any] = []
+        enter = subprocess.Popen.__enter__.__code__
+        for config in nsapi.Config.new("user"), nsapi.Config.new("user", "pid", init=True):
+            nsapi.run(["true"], config=config)  # the fd of the launcher's file stays
+            before = fds()
+            ctrl_c = CtrlC(1, lambda code, _: code is not enter, also=subprocess.__file__)
+            with ctrl_c:
+                nsapi.run(["sleep", "1000"], config=config)
+            found.append([ctrl_c.came, ctrl_c.raised, children(), fds() == before])
+        return found
+
+    assert anyone(body) == [[True, True, [], True]] * 2
+
+
 def test_ctrl_c_while_what_is_joined_is_opened_leaves_no_fd(root: Runner) -> None:
     """Those of a process, those of paths, and what the steps write to: each is known before it is open."""
 
