@@ -349,17 +349,20 @@ class _Talk:
         except OSError:
             return
         for pid in born:
-            pidfd = -1
+            pidfd = _native.new_cell()
             try:
-                pidfd = os.pidfd_open(pid)  # before it is known to be ours: nobody can have its number then
+                _native.fill(
+                    pidfd, os.pidfd_open, pid
+                )  # before it is known to be ours: nobody can have its number then
                 with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
                     ours = file.read() == f"{self.name}\n"
             except OSError:
                 ours = False
             if ours:
-                self.pidfds[str(pid)] = pid, pidfd
-            elif pidfd >= 0:
-                os.close(pidfd)
+                self.pidfds[str(pid)] = pid, pidfd[0]
+                pidfd[0] = -1
+            else:
+                _native.close_cell(pidfd)
 
     # Waiting twice does no harm, closing twice would: Ctrl-C comes after a call, none is between these and their last.
 

@@ -936,67 +936,50 @@ def test_a_limit_on_the_size_of_files_is_an_error_that_says_so(anyone: Runner) -
         assert "NamespaceError" in each["classes"]
 
 
-def test_ctrl_c_at_any_moment_leaves_no_process(root: Runner) -> None:
-    """Wherever it comes, KeyboardInterrupt is raised, and neither child nor zombie nor fd is left, or a second copy."""
+@pytest.mark.parametrize("copied", [False, True], ids=["known", "copied"])
+def test_ctrl_c_at_any_moment_leaves_no_process(root: Runner, copied: bool) -> None:
+    """Wherever it comes, KeyboardInterrupt is raised, and neither child nor zombie nor fd is left.
 
-    def body() -> Any:
-        import inspect
+    Also when the launcher's file has to be copied first, and fds to be moved out of the way.
+    """
 
-        warnings.simplefilter(
-            "ignore"
-        )  # sockets and files that were whole, and are collected with what was interrupted
+    def body(copied: bool) -> Any:
+        from nsapi import _launcher
+
         new = nsapi.Config.new
         maps = {"uid_mappings": "0:0:1,1:100000:1000", "gid_mappings": "0:0:1,1:100000:1000"}
         config = new("user", "pid", "mnt", init=True, **maps)
+        names = {"_end_reaper", "_handle_exitstatus"}
+        warnings.simplefilter(
+            "ignore"
+        )  # sockets and files that were whole, and are collected with what was interrupted
+        if copied:
+            os.close(0)
+
+        def state() -> Any:
+            if copied:
+                os.close(_launcher.executable(joins=False)[0])
+            return everything()
 
         def attempt(ctrl_c: CtrlC) -> list[Any]:
-            for fd in copies():
-                os.close(fd)  # as a program that closes all its fds: it is made anew
-            before = fds()
+            before = state()
             error = refusal(lambda: interrupted(ctrl_c))
-            after = {fd: where for fd, where in fds().items() if fd not in copies()[:1]}
-            wrong = [*children(), *([before, after] if after != before else [])]
+            after = state()
+            wrong = [[name, before[name], after[name]] for name in ("fds", "children") if before[name] != after[name]]
             return [*wrong, *filter(None, error), *([] if ctrl_c.came == ctrl_c.raised else ["swallowed"])]
-
-        def copies() -> list[int]:
-            return [fd for fd, where in fds().items() if where.startswith("/memfd:nsapi")]
 
         def interrupted(ctrl_c: CtrlC) -> None:
             with ctrl_c:
                 nsapi.run(["true"], config=config)
 
         def skip(code: Any, event: str) -> bool:
-            if event == "call" and code.co_flags & inspect.CO_GENERATOR:
-                return True  # it is also called to be closed, where CPython swallows what is raised
-            if code.co_name in ("_end_reaper", "_handle_exitstatus"):
-                return event == "call"
-            return not code.co_filename.endswith("/_launcher.py")
+            return not code.co_filename.endswith("/_launcher.py") and (event != "c_return" or code.co_name not in names)
 
         return at_every_moment(attempt, skip=skip)
 
-    moments, wrong = root(body)
+    moments, wrong = root(body, copied)
     assert moments > 60
     assert wrong == []
-
-
-def test_ctrl_c_before_run_waits_ends_the_program(anyone: Runner) -> None:
-    """It has started, and run has not begun to wait: nobody but run knows of it."""
-
-    def body() -> Any:
-        import subprocess
-
-        found: list[Any] = []
-        enter = subprocess.Popen.__enter__.__code__
-        for config in nsapi.Config.new("user"), nsapi.Config.new("user", "pid", init=True):
-            nsapi.run(["true"], config=config)  # the fd of the launcher's file stays
-            before = fds()
-            ctrl_c = CtrlC(1, lambda code, _: code is not enter, also=subprocess.__file__)
-            with ctrl_c:
-                nsapi.run(["sleep", "1000"], config=config)
-            found.append([ctrl_c.came, ctrl_c.raised, children(), fds() == before])
-        return found
-
-    assert anyone(body) == [[True, True, [], True]] * 2
 
 
 def test_ctrl_c_while_what_is_joined_is_opened_leaves_no_fd(root: Runner) -> None:
