@@ -109,22 +109,26 @@ def open_own_folder(base: str, *parts: str, private: bool) -> Fd:
             except OSError as error:
                 raise failed(error, step=f"make {words}", words=words) from None
             folder = _open_trusted(part, outer, words)
-    if _propagate(folder.number, words, private=private):
-        return folder
-    import fcntl
+    try:
+        if _propagate(folder.number, words, private=private):
+            return folder
+        import fcntl
 
-    # Two at once would mount two, one hiding the names of the other. ip-netns takes the same lock.
-    with _open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, words=words, folder=folder.number) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise failed(error, step=f"lock {words}", words=words) from None
-        folder = _open(words, _FOLDER | os.O_NOFOLLOW, words=words)
-        if not _propagate(folder.number, words, private=private):
-            _mount_on_itself(folder.number, words)
+        # Two at once would mount two, one hiding the names of the other. ip-netns takes the same lock.
+        with _open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, words=words, folder=folder.number) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                raise failed(error, step=f"lock {words}", words=words) from None
             folder = _open(words, _FOLDER | os.O_NOFOLLOW, words=words)
-            _propagate(folder.number, words, private=private)
-    return folder
+            if not _propagate(folder.number, words, private=private):
+                _mount_on_itself(folder.number, words)
+                folder = _open(words, _FOLDER | os.O_NOFOLLOW, words=words)
+                _propagate(folder.number, words, private=private)
+        return folder
+    except BaseException:
+        folder.__exit__()  # who keeps the error keeps its traceback, and what that has open
+        raise
 
 
 def _open_trusted(part: str, folder: int, words: str) -> Fd:
@@ -132,6 +136,7 @@ def _open_trusted(part: str, folder: int, words: str) -> Fd:
     made = _open(part, _FOLDER | os.O_NOFOLLOW, words=words, folder=folder)
     status = os.fstat(made.number)
     if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        made.__exit__()
         raise refused(EACCES, "others may write to this folder, so that no name in it is safe", filename=words)
     return made
 
@@ -289,11 +294,16 @@ class Kept:
     def __init__(self, place: Place) -> None:
         self.place, self._owned, self._state = place, [place.open_folder()], Held()
         self._folder = self._owned[0].number
-        with _open(place.name, _ENTRY, words=place.words, folder=self._folder) as entry:
-            if not is_namespace(entry):
-                raise refused(EINVAL, "no namespace is mounted there, so that it stays as it is", filename=place.words)
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        self._owned.append(_open(place.name, flags, words=place.words, folder=self._folder))
+        try:
+            with _open(place.name, _ENTRY, words=place.words, folder=self._folder) as entry:
+                if not is_namespace(entry):
+                    why = "no namespace is mounted there, so that it stays as it is"
+                    raise refused(EINVAL, why, filename=place.words)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            self._owned.append(_open(place.name, flags, words=place.words, folder=self._folder))
+        except BaseException:
+            self.__exit__()  # as in open_own_folder
+            raise
         self.fd = self._owned[1].number
 
     def __enter__(self) -> Kept:

@@ -7,7 +7,6 @@ import builtins
 import contextlib
 import os
 import signal
-import subprocess
 from _thread import allocate_lock
 from errno import EACCES, ELOOP, ENOENT, EPERM, ESRCH
 from functools import partial
@@ -332,18 +331,20 @@ def _create_pid(config: Config) -> PidHandle:
             raise NamespaceError(-pidfd, None, None, step="pidfd_open of this process")
         # Until it is told to stay it ends with our end of this, and so if Ctrl-C comes before we have its pidfd.
         ends = ours, theirs = socket.socketpair()
-        process.__init__(  # type: ignore[misc]
-            ["nsapi-init", "pid", str(pidfd)],
-            executable=f"/proc/self/fd/{launcher}",
-            stdin=theirs.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={},
-            start_new_session=True,
-            pass_fds=(launcher, pidfd),
-            config=config,
-        )
+        # Not DEVNULL: subprocess's is a number, which Ctrl-C may lose.
+        with _native.Fd(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC) as nothing:
+            process.__init__(  # type: ignore[misc]
+                ["nsapi-init", "pid", str(pidfd)],
+                executable=f"/proc/self/fd/{launcher}",
+                stdin=theirs.fileno(),
+                stdout=nothing,
+                stderr=nothing,
+                cwd="/",
+                env={},
+                start_new_session=True,
+                pass_fds=(launcher, pidfd),
+                config=config,
+            )
         with contextlib.closing(open_namespace(process, NamespaceType.PID)) as found:
             made = PidHandle(duplicate_fd(found.fileno()), f"pid namespace of nsapi-init {process.pid}")
         if ours.recv(1) != b"r":

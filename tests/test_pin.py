@@ -23,6 +23,7 @@ from inside import (
     TYPES,
     CtrlC,
     answer_enosys,
+    at_every_moment,
     changed,
     children,
     closing,
@@ -823,6 +824,33 @@ def test_unpin_removes_nothing_of_a_stranger(mounter: Mounter) -> None:
     assert content == "mine"
 
 
+def test_an_error_that_is_kept_keeps_nothing_open(mounter: Mounter) -> None:
+    """Its traceback has what was open when it came: an fd on a folder would be in the way of umount(8)."""
+
+    def body() -> Any:
+        nsapi.create("net", name="blue").close()
+        pathlib.Path("/run/file").touch()
+        os.makedirs("/run/nsapi/uts")
+        os.chmod("/run/nsapi/uts", 0o777)
+        os.symlink("/run", "/run/nsapi/ipc")
+        before, kept = fds(), []
+        for call in (
+            lambda: nsapi.unpin("/run/file"),
+            lambda: nsapi.unpin("/run/nothing"),
+            lambda: nsapi.unpin("/run/netns/blue", "uts"),
+            lambda: nsapi.create("net", name="blue"),
+            lambda: nsapi.create("uts", name="a"),
+            lambda: nsapi.create("ipc", name="a"),
+        ):
+            try:
+                call()
+            except OSError as error:
+                kept.append(error)
+        return [[error.errno for error in kept], before == fds()]
+
+    assert mounter(body) == [[22, 2, 22, 17, 13, 20], True]
+
+
 # ---- what fails ----
 
 #: type, keywords, the error's class, and what it says; refused before any system call
@@ -1216,3 +1244,23 @@ def test_ctrl_c_leaves_nothing(host: Mounter) -> None:
 
     for type in ("net", "pid"):
         assert host(body, type) == [[], [True, True, True], []], type
+
+
+def test_ctrl_c_while_pid_1_is_started_leaves_no_fd(root: Runner) -> None:
+    """Also where it comes in subprocess, which opens /dev/null for who asks it to."""
+
+    def body() -> Any:
+        def attempt(ctrl_c: CtrlC) -> list[Any]:
+            before = fds()
+            with ctrl_c:
+                nsapi.create("pid").close()
+            after = fds()
+            return [] if after == before else [before, after]
+
+        warnings.simplefilter("ignore")  # who is interrupted may leave a handle unclosed, which closes itself then
+        file = subprocess.__file__
+        return at_every_moment(attempt, skip=lambda code, _: code.co_filename != file, also=file)
+
+    moments, wrong = root(body)
+    assert moments > 5
+    assert wrong == []
