@@ -105,11 +105,11 @@ class _Found:
     def __init__(self, type: NamespaceType, facts: Facts | None) -> None:
         self.type, self.facts = type, facts
         self.references: list[Reference] = []
-        self.pinned: list[Pin] = []
+        self.pinned: dict[Pin, None] = {}  # in a shared mount a name is mounted twice at the same place
         self.threads: list[Thread] = []
 
     def refer(self, reference: Reference) -> None:
-        if sum(each.kind == reference.kind for each in self.references) < MOST:
+        if reference not in self.references and sum(each.kind == reference.kind for each in self.references) < MOST:
             self.references.append(reference)
 
 
@@ -371,7 +371,7 @@ class _Walk:
             found = self.found[inode] = _Found(type, None)
             found.refer(reference)
         if found is not None:
-            found.pinned.append(Pin(path, id, here))
+            found.pinned[Pin(path, id, here)] = None
 
     def _mounts(self, inode: int, own: int) -> list[tuple[bytes, str]] | None:
         """List the mounts of namespaces in a mount namespace; None where that may not be looked into."""

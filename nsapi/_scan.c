@@ -547,13 +547,13 @@ static void free_owned(nsapi_statmount **mount)
 
 /*
  * Ask for one mount in *found, of *size bytes, which grow: a mount point may be deeper than any path that is opened at once.
- * 1; 0: it was unmounted meanwhile; -1.
+ * 1; 0: it was unmounted meanwhile; -1, also where a seccomp filter knows listmount(2) and not this.
  */
 static int ask_mount(const nsapi_mnt_id_req *request, nsapi_statmount **found, size_t *size)
 {
     while (syscall(SYS_statmount, request, *found, *size, 0U) < 0) {
         if (errno != EOVERFLOW || *size >= LARGEST_MOUNT)
-            return errno == ENOMEM ? -1 : 0;
+            return errno == ENOMEM || errno == ENOSYS || errno == EPERM ? -1 : 0;
         void *more = realloc(*found, 2 * *size);
         if (!more)
             return -1;

@@ -313,13 +313,14 @@ class Snapshot:
 
     def of(self, pid: int) -> tuple[NamespaceInfo, ...]:
         """Give the namespaces that the process *pid* is in; KeyError for one that is not in this snapshot."""
-        inodes = self._tasks.inodes(pid)
+        inodes = self._tasks.inodes(_check_pid(pid))
         if not inodes:
             raise KeyError(f"process {pid} is not in this snapshot")
         return tuple(each for each in self._all if inodes.get(each.type) == each.id[1])
 
     def process(self, pid: int) -> Process | None:
         """Read parent, uid, name and command line of a process, now: a tuple with these names; None if it has ended."""
+        pid = _check_pid(pid)
         found: Process | None = self._processes.process(pid)
         return found
 
@@ -371,6 +372,7 @@ class Snapshot:
         descendants. Both are records, handles or ids, of pid namespaces of this snapshot (else KeyError, ValueError). What
         the processes are called is read from ``NSpid`` of proc_pid_status(5) when it is first asked for.
         """
+        pid = _check_pid(pid)
         origin, target = self._pid_namespace(from_, "from_"), self._pid_namespace(to, "to")
         below = [(origin, 0)]
         for namespace, depth in below:
@@ -442,6 +444,12 @@ class Snapshot:
         if info is None or id in asked:
             raise NamespaceError(ENOENT, None, f"namespace {id[1]}", step=f"open namespace {id[1]}")
         return info._open(asked)
+
+
+def _check_pid(pid: Any) -> int:
+    if not isinstance(pid, int):
+        raise TypeError(f"pid: {pid!r} is no int")
+    return pid
 
 
 def _steps_up(namespace: NamespaceInfo, target: NamespaceInfo) -> int | None:

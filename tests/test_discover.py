@@ -600,6 +600,19 @@ def test_many_mounts_are_all_seen(root: Runner) -> None:
     assert root(body, under=(*ALONE, "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")) == [[600, 16]] * 2
 
 
+def test_a_mount_that_the_kernel_makes_twice_is_told_once(root: Runner) -> None:
+    """In a shared /run, as under systemd, each name of `ip netns` is mounted on the folder below, too."""
+
+    def body() -> Any:
+        nsapi.create("net", name="blue").close()
+        lines = pathlib.Path("/proc/self/mountinfo").read_text().count(" /run/netns/blue ")
+        (found,) = [each for each in nsapi.discover("net") if each.pinned]
+        return [lines, [pin.path for pin in found.pinned], found.references]
+
+    script = 'mount -t tmpfs -o mode=755 none /run && mount --make-shared /run && exec "$@"'
+    assert root(body, under=(*ALONE, "sh", "-c", script, "sh")) == [2, ["/run/netns/blue"], ["/run/netns/blue"]]
+
+
 def test_processes_that_end_meanwhile_are_no_error(anyone: Runner) -> None:
     """Whoever comes and goes while it looks, it answers, and leaves nothing."""
 
@@ -804,6 +817,21 @@ def test_mount_namespaces_of_nobody_are_listed_by_the_kernel(root: Runner) -> No
 
 
 # ---- older kernels ----
+
+
+@pytest.mark.parametrize("errnum", [errno.ENOSYS, errno.EPERM])
+@pytest.mark.parametrize("call", ["statmount", "listmount"])
+def test_where_a_filter_knows_one_call_of_two_all_mounts_are_found(root: Runner, call: str, errnum: int) -> None:
+    """By mountinfo then: what was not answered is not taken for nothing."""
+
+    def body(call: str, errnum: int) -> Any:
+        nsapi.create("net", path="/run/blue").close()
+        answer_enosys((call, None), errnum=errnum)
+        return [pin.path for each in nsapi.discover("net") for pin in each.pinned]
+
+    under = (*ALONE, "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")
+    assert root(body, call, errnum, under=under) == ["/run/blue"]
+
 
 #: What Linux 5.10 lacks, as answers of a seccomp filter: the calls, and the requests of ioctl.
 OLD = [["statmount", None], ["listmount", None], ["listns", None], ["pidfd_getfd", None]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from array import array
 from typing import Any
 
@@ -232,6 +233,16 @@ def test_translating_needs_pid_namespaces_of_the_snapshot() -> None:
         snapshot.translate_pid(1, pid, net)
     with pytest.raises(KeyError):
         snapshot.translate_pid(1, (DEVICE, 3), pid)
+
+
+@pytest.mark.parametrize("wrong", ["1", None, 1.0, b"1", [1]])
+def test_what_is_no_pid_is_told_by_its_name(wrong: Any) -> None:
+    """A TypeError, and not that there is no such process."""
+    pid = NamespaceInfo(NamespaceType.PID, (DEVICE, 1))
+    snapshot = snapshot_of([pid], {1: {NamespaceType.PID: 1}}, World({}, {1: (1,)}))
+    for call in (snapshot.of, snapshot.process, lambda wrong: snapshot.translate_pid(wrong, pid, pid)):
+        with pytest.raises(TypeError, match=re.escape(f"pid: {wrong!r} is no int")):
+            call(wrong)
 
 
 def test_process_tree_follows_the_parents() -> None:
