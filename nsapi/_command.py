@@ -231,7 +231,9 @@ def _run(parser: Parser) -> None:
 
 def _enter(parser: Parser) -> None:
     parser.add_argument("target", metavar="PID|NAME|PATH", help="a process, or one namespace")
-    parser.add_argument("types", nargs="*", metavar="TYPES", help="as net,mnt; all that differ from ours by default")
+    # Without a default argparse would call it required, in its error.
+    words = "as net,mnt; all that differ from ours by default"
+    parser.add_argument("types", nargs="*", default=[], metavar="TYPES", help=words)
     _credentials(parser)
     parser.epilog = f"The program and its arguments stand after --.\n\n{parser.epilog}"
 

@@ -115,6 +115,7 @@ ENDS = {
     "no map": (("run", "--new", "user", "--map", "0:1", "true"), 2, "uid_mappings: "),
     "no uts for it": (("run", "--new", "user", "--hostname", "x", "true"), 2, "hostname: "),
     "no capability": (("run", "--new", "user", "--cap", "NOPE", "true"), 2, "CAP_NOPE"),
+    "nothing to enter": (("enter",), 2, "nsapi enter: the following arguments are required: PID|NAME|PATH — see"),
     "words that are no types": (("enter", "1", "ip", "a"), 2, "'ip' is no namespace type"),
     "a program without --": (("enter", "1", "net", "ip", "a"), 2, "the program and its arguments stand after --"),
     "no such name of a type": (("run", "--join", "uts=no-such", "true"), 1, "there is no uts namespace of the n"),
