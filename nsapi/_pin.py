@@ -359,11 +359,22 @@ def _create_pid(config: Config) -> PidHandle:
             made.close()
         raise
     finally:
-        process.disown()
-        for end in ends:
-            end.close()
-        _native.close_cell(me)
-        _launcher.close_all(fds)
+        interrupted = None
+        while True:
+            try:
+                process.disown()
+                for end in ends:
+                    end.close()
+                _native.close_cell(me)
+                _launcher.close_all(fds)
+                break
+            except KeyboardInterrupt as error:
+                interrupted = error
+        if interrupted is not None:
+            try:
+                raise interrupted
+            finally:
+                interrupted = None  # its traceback has this frame
 
 
 def _end(init: int) -> None:
