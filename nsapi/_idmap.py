@@ -148,7 +148,8 @@ def id_maps(kind: Any, *, user: str | int | None = None) -> IDMaps:
     ``"identity"``
         every id of the caller's own user namespace, unchanged; writing it takes CAP_SETUID and CAP_SETGID
     a pid, or an object with ``.pid``
-        the maps of the user namespace that this process is in, as seen from the caller's (``/proc/PID/uid_map``)
+        the maps of the user namespace that this process is in, as seen from the caller's (``/proc/PID/uid_map``); what that
+        does not map itself is left out, and ``.reason`` says so
 
     Nothing is changed. Raises ValueError for another word or an unknown user, TypeError; NamespaceError for ``"subids"``
     where there are none, and for a process that has ended.
@@ -192,16 +193,39 @@ def _of_process(process: Any) -> IDMaps:
     if pidfd < 0:
         raise NamespaceError(-pidfd, None, words, step=f"pidfd_open of {words}", hint=hint(-pidfd, "pidfd_open"))
     try:
-        uids, gids = (IDMap.parse(_read_proc(f"{pid}/{each}_map").decode()) for each in ("uid", "gid"))
+        (uids, why), (gids, why_gids) = (_seen(each, _read_proc(f"{pid}/{each}_map"), words) for each in ("uid", "gid"))
         import select
 
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if poll.poll(0):
             raise NamespaceError(ESRCH, None, words, step=f"pidfd_open of {words}", hint=hint(ESRCH, "pidfd_open"))
-        return IDMaps(uids, gids)
+        return IDMaps(uids, gids, why or why_gids)
     finally:
         _native.close_cell(cell)
+
+
+def _seen(kind: str, text: bytes, words: str) -> tuple[list[IDMap], str | None]:
+    """Read a map as far as its ids outside are ids of the caller's own user namespace; tell why that is not all.
+
+    The kernel translates the first id of each run only: it is 4294967295 where the caller has none for it, and of the ids
+    behind it those are right that are in the same run of the caller's map. A map below the caller's has no others.
+    """
+    own = own_proc(f"{kind}_map")
+    if text == own:
+        return IDMap.parse(text.decode()), None
+    around, seen, count = IDMap.parse(own.decode()), [], 0
+    for line in text.splitlines():
+        inside, outside, size = map(int, line.split())
+        count += size
+        for run in around:
+            left = run.container_id + run.size - outside
+            if run.container_id <= outside and left > 0:
+                seen.append(IDMap(inside, outside, min(size, left)))
+    here = sum(each.size for each in seen)
+    if here == count:
+        return seen, None
+    return seen, f"of the {count} {kind}s of {words}, {here} are seen from the caller's own user namespace"
 
 
 def _why_no_subids(kind: str, who: _Who) -> str | None:

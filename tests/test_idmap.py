@@ -243,6 +243,46 @@ def test_maps_of_a_process_are_seen_from_here(anyone: Runner) -> None:
     assert "ProcessLookupError" in str(ended)
 
 
+FROM_WITHIN = """
+import sys, nsapi
+maps = nsapi.id_maps(int(sys.argv[1]))
+print(nsapi.IDMap.format(maps.uid) or "-", maps.reason)
+"""
+
+
+@pytest.mark.parametrize(
+    ("other", "seen", "reason"),
+    [
+        (None, "0:60:1", "of the 4294967295 uids of process PID, 1 are seen from the caller's own user namespace"),
+        ("0:200:5", "-", "of the 5 uids of process PID, 0 are seen from the caller's own user namespace"),
+        (
+            "0:200:5,5:140:20",
+            "5:40:10",
+            "of the 25 uids of process PID, 10 are seen from the caller's own user namespace",
+        ),
+        ("3:100:7,20:149:1", "3:0:7,20:49:1", "None"),
+        ("", "-", "None"),
+    ],
+)
+def test_maps_of_others_are_read_in_a_nested_user_namespace(
+    other: str | None, seen: str, reason: str, root: Runner
+) -> None:
+    """The kernel writes 4294967295 there, and numbers that are others' there: what the caller does not map is left out."""
+
+    def body(code: str, other: str | None) -> Any:
+        def same(ids: str) -> nsapi.IDMaps:
+            return nsapi.IDMaps(nsapi.IDMap.parse(ids), nsapi.IDMap.parse(ids))
+
+        config = nsapi.Config.new("net") if other is None else nsapi.Config.new("user", maps=same(other))
+        with nsapi.Popen(["cat"], config=config, stdin=subprocess.PIPE) as cat:
+            argv = [sys.executable, "-c", code, str(cat.pid)]
+            own = nsapi.Config.new("user", maps=same("0:100:50,60:0:1"), uid=60, gid=60)
+            done = nsapi.run(argv, config=own, capture_output=True, text=True, check=True)
+        return done.stdout.replace(str(cat.pid), "PID").strip().split(" ", 1)
+
+    assert root(body, FROM_WITHIN, other) == [seen, reason]
+
+
 def test_the_longest_map_is_read_whole(root: Runner) -> None:
     """The kernel gives a page at a time: of 340 entries, 124."""
 
