@@ -166,7 +166,7 @@ def joined_namespace(type: NamespaceType, target: Any) -> Namespace:
             )
         return Namespace(type, f"/run/netns/{target}")
     if isinstance(target, (str, bytes, os.PathLike)):
-        if not os.fsencode(target):
+        if not _fields.encode(name, os.fsdecode(target)):
             raise ValueError(f"{name}: path {target!r} is empty")
         return Namespace(type, target)
     if isinstance(target, bool) or target is None:

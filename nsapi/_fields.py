@@ -48,11 +48,16 @@ def encode(name: str, text: str) -> bytes:
     return encoded
 
 
+def check_type(name: str, value: object) -> int:
+    """Refuse what is no int, in the name of *name*."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: {value!r} is no int")
+    return value
+
+
 def check_int(owner: str, name: str, value: object, low: int, high: int) -> None:
     """Refuse what is no int from *low* to *high*, in the name of *owner* and *name*."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{owner}{name}: {value!r} is no int")
-    if not low <= value <= high:
+    if not low <= check_type(f"{owner}{name}", value) <= high:
         raise ValueError(f"{owner}{name}: {value} is not in {low} … {high}")
 
 

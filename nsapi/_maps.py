@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from attrs import field, frozen
@@ -125,6 +125,7 @@ def _without(run: IDMap, start: int, first: int, size: int) -> Iterator[IDMap]:
 
 
 def _translate(runs: Iterable[tuple[int, int, int]], id: int, strict: bool, where: str) -> int | None:
+    _fields.check_type("id", id)
     for start, target, size in runs:
         if 0 <= id - start < size:
             return target + id - start
@@ -169,9 +170,11 @@ def _id_map(value: Any) -> IDMap:
 def problems(name: str, maps: Sequence[IDMap]) -> Iterator[str]:
     """Say what the kernel would refuse in a list whose entries are good each by itself."""
     if len(maps) > MAX_EXTENTS:
-        yield f"{name}: {len(maps)} entries, and the kernel takes {MAX_EXTENTS}"
-    if len(map_text(maps)) > MAX_MAP_BYTES:
-        yield f"{name}: {len(map_text(maps))} bytes of text, and the kernel takes {MAX_MAP_BYTES}"
+        yield f"{name}: {len(maps)} entries, and the kernel takes {MAX_EXTENTS}: {maps[MAX_EXTENTS]} is one too many"
+    ends = list(accumulate(len(map_text([each])) for each in maps))
+    if maps and ends[-1] > MAX_MAP_BYTES:
+        last = next(each for each, end in zip(maps, ends, strict=True) if end > MAX_MAP_BYTES)
+        yield f"{name}: {ends[-1]} bytes of text, and the kernel takes {MAX_MAP_BYTES}: {last} is past them"
     for side in ("container_id", "host_id"):
         ordered = sorted(maps, key=lambda each: getattr(each, side))
         for low, high in pairwise(ordered):

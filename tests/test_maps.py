@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -66,8 +67,11 @@ def test_a_bad_entry_is_named(text: str, words: tuple[str, ...]) -> None:
     [
         ("0:0:10,9:100:1", ("overlap in container_id", "container_id=9", "size=10")),
         ("0:0:10,20:9:1", ("overlap in host_id", "host_id=9")),
-        (",".join(f"{2 * n}:{2 * n}:1" for n in range(341)), ("341 entries", "340")),
-        (",".join(f"{2 * n + 4000000000}:{2 * n + 4000000000}:1" for n in range(200)), ("4800 bytes", "4095")),
+        (",".join(f"{2 * n}:{2 * n}:1" for n in range(341)), ("341 entries", "340", "container_id=680")),
+        (
+            ",".join(f"{2 * n + 4000000000}:{2 * n + 4000000000}:1" for n in range(200)),
+            ("4800 bytes", "4095", "container_id=4000000340"),
+        ),
     ],
 )
 def test_what_the_kernel_would_refuse_in_a_list_is_named(maps: str, words: tuple[str, ...]) -> None:
@@ -89,6 +93,16 @@ def test_translating_is_looking_it_up(maps: list[IDMap], id: int) -> None:
         else:
             with pytest.raises(LookupError, match=f"{id} "):
                 function(maps, id, strict=True)
+
+
+@pytest.mark.parametrize("id", ["0", None, 1.5, True])
+def test_what_is_no_id_is_not_translated(id: Any) -> None:
+    """A half between two ids is neither of them."""
+    config = Config.new("user", uid_mappings="0:1000:5", gid_mappings="0:1000:5")
+    single = IDMap(0, 1000, 5)
+    for function in (single.to_host, single.to_container, config.host_uid, config.host_gid, Config().host_uid):
+        with pytest.raises(TypeError, match=rf"^id: {id!r} is no int$"):
+            function(id)
 
 
 @given(id_lists(), id_lists())
