@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from nsapi import _native
 from nsapi._errors import NamespaceError, hint, refused
-from nsapi._mapping import Grant
+from nsapi._mapping import Grant, other_group
 from nsapi._maps import MAP_KINDS, MAX_EXTENTS, MAX_MAP_BYTES, IDMap, IDMaps, map_text
 from nsapi._types import NamespaceType
 
@@ -29,6 +29,7 @@ class _Who(NamedTuple):
     uid: int
     gid: int
     name: str  # "" where there is no entry in passwd(5)
+    group: int = -1  # the gid there
 
 
 def own_proc(name: str) -> bytes:
@@ -76,7 +77,20 @@ def grant(kind: str) -> Grant:
     helper = find_helper(f"new{kind}map")
     who = _who(os.getuid())  # the helpers go by the real uid
     trusted = helper is not None and _is_trusted(helper)
-    return Grant(helper, trusted, who.name or str(who.uid), _subids(kind, who), who.name != "")
+    named = who.name != ""
+    group = who.group if named and os.getgid() != who.group and not _grants_any_group() else None
+    return Grant(helper, trusted, who.name or str(who.uid), _subids(kind, who), named, group)
+
+
+def _grants_any_group() -> bool:
+    """Tell whether the helpers write for a process with any gid. They go by the last such line, and only ``yes`` is yes."""
+    try:
+        with open("/etc/login.defs", encoding="utf-8", errors="replace") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return False
+    values = [each[1].lower() for each in lines if each[:1] == ["GRANT_AUX_GROUP_SUBIDS"] and len(each) > 1]
+    return values[-1:] == ["yes"]
 
 
 def _is_trusted(path: str) -> bool:
@@ -104,7 +118,7 @@ def _who(user: str | int | None) -> _Who:
             return _Who(int(user), os.getegid(), "")
         raise ValueError(f"user: there is no user {user!r}") from None
     gid = os.getegid() if entry.pw_uid == os.geteuid() else entry.pw_gid
-    return _Who(entry.pw_uid, gid, entry.pw_name)
+    return _Who(entry.pw_uid, gid, entry.pw_name, entry.pw_gid)
 
 
 def _subids(kind: str, who: _Who) -> _Ranges | None:
@@ -293,6 +307,8 @@ def _auto(who: _Who) -> IDMaps:
                 reason = (
                     reason or f"new{kind}map writes for nobody without a name: no entry of {found.user} in passwd(5)"
                 )
+            elif found.group is not None:
+                reason = reason or other_group(f"new{kind}map", found)
     if reason is not None:
         return IDMaps(*root, reason)
     uids, gids = _runs("uid", who, (root[0][0],)), _runs("gid", who, (root[1][0],))

@@ -24,11 +24,20 @@ def host(root: Runner, user_python: str, library: Path, readable_tmp: Path) -> H
     """Make a host where the ordinary user has a name and these subids."""
 
     def make(
-        subuid: str = "", subgid: str = "", *, user: bool = True, passwd: bool = True, nsswitch: str = ""
+        subuid: str = "",
+        subgid: str = "",
+        *,
+        user: bool = True,
+        passwd: bool = True,
+        gid: int = USER,
+        nsswitch: str = "",
+        login_defs: str = "",
     ) -> Runner:
         files = {"subuid": subuid, "subgid": subgid}
         if passwd:
-            files["passwd"] = ids_of(NAME, USER)["passwd"]
+            files["passwd"] = ids_of(NAME, USER)["passwd"].replace(f":{USER}:{USER}:", f":{USER}:{gid}:")
+        if login_defs:
+            files["login.defs"] = login_defs
         if nsswitch:
             files["nsswitch.conf"] = f"passwd: files\ngroup: files\n{nsswitch}\n"
         under = with_etc(readable_tmp, **files)
@@ -158,6 +167,7 @@ def test_auto_degrades_with_the_reason(host: Host, readable_tmp: Path) -> None:
             [],
             ["newuidmap", "without a name", "passwd(5)"],
         ),
+        (host(GRANTED, GRANTED, gid=7), [], ["newuidmap", NAME, "passwd(5), 7", "newgrp(1)", "GRANT_AUX_GROUP_SUBIDS"]),
     ]
     for runner, args, words in cases:
         uid, gid, reason, inside = runner(body, *args)
@@ -191,12 +201,14 @@ def test_what_cannot_be_had_says_why(host: Host, readable_tmp: Path) -> None:
 
     none = host()(body)[0][0]
     nameless = host(f"{USER}:100000:9\n", f"{USER}:100000:9\n", passwd=False)(body)[0][0]
+    other = host(GRANTED, GRANTED, gid=7)(body)[0][0]
     cases, untouched, left = host(GRANTED, GRANTED)(body)
     assert untouched
     assert left == []
     words = [
         (none, ["PermissionError", "check", f"there is no line for {NAME} in /etc/subuid"]),
         (nameless, ["PermissionError", "check", "newuidmap", f"no entry of uid {USER} in passwd(5)"]),
+        (other, ["PermissionError", "check", "newuidmap", f"the gid that {NAME} has in passwd(5), 7"]),
         (cases[1], ["uid 165536 of the entry 1:100000:65537 is not granted", NAME, "100000:65536", "/etc/subuid"]),
         (cases[2], ["uid 200000 of the entry 1:200000:1"]),
         (cases[3], [f"uid {USER} of the entry 0:{USER}:2"]),  # one's own is granted alone, and not as part of a range
@@ -204,6 +216,32 @@ def test_what_cannot_be_had_says_why(host: Host, readable_tmp: Path) -> None:
     ]
     for found, expected in words:
         assert all(word in str(found) for word in expected), (found, expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "grants"),
+    [
+        ("#GRANT_AUX_GROUP_SUBIDS yes", False),
+        ("GRANT_AUX_GROUP_SUBIDS yes", True),
+        ("GRANT_AUX_GROUP_SUBIDS\tYES\nLOGIN_RETRIES 5", True),
+        ("GRANT_AUX_GROUP_SUBIDS no", False),
+        ("GRANT_AUX_GROUP_SUBIDS yes\nGRANT_AUX_GROUP_SUBIDS no", False),
+        ("GRANT_AUX_GROUP_SUBIDS", False),
+    ],
+)
+def test_with_another_gid_auto_is_what_the_helpers_write(line: str, grants: bool, host: Host) -> None:
+    """As after newgrp(1): they decide by login.defs(5), and what is told is what happens."""
+
+    def body() -> Any:
+        maps = nsapi.id_maps("auto")
+        unmapped = nsapi.Config.new("user", uid_mappings=[], gid_mappings=[])
+        with nsapi.Popen(["cat"], config=unmapped, stdin=subprocess.PIPE) as cat:
+            theirs = subprocess.run(["newuidmap", str(cat.pid), "0", "100000", "1"], stderr=subprocess.DEVNULL)
+        auto = nsapi.Config.new("user", maps="auto")
+        done = nsapi.run(["cat", "/proc/self/uid_map"], config=auto, capture_output=True, text=True)
+        return [len(maps.uid) > 1, theirs.returncode == 0, maps.uid == nsapi.IDMap.parse(done.stdout)]
+
+    assert host(GRANTED, GRANTED, gid=7, login_defs=f"{line}\n")(body) == [grants, grants, True]
 
 
 @pytest.mark.parametrize(
