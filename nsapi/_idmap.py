@@ -122,7 +122,7 @@ def _who(user: str | int | None) -> _Who:
 
 
 def _subids(kind: str, who: _Who) -> _Ranges | None:
-    """Read all lines of subuid(5) or subgid(5) for this user, by name or number; None where another service has them.
+    """Read all lines of subuid(5) or subgid(5) for this user, by name or number; None where only the helpers can.
 
     Also those of gids are by the user's name. What is no line of three fields is passed over, and so is what shadow refuses
     to take for a number, such as one before a carriage return, or takes for another one, as what begins with a 0.
@@ -134,15 +134,19 @@ def _subids(kind: str, who: _Who) -> _Ranges | None:
             return None
     except OSError:
         pass
-    ranges = []
+    ranges, path = [], f"/etc/sub{kind}"
     try:
-        with open(f"/etc/sub{kind}", encoding="utf-8", errors="replace", newline="\n") as file:
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
             for line in file:
                 owner, *numbers = line.removesuffix("\n").split(":")
                 if owner in (who.name or None, str(who.uid)) and len(numbers) == 2 and all(map(_NUMBER, numbers)):
                     ranges.append((int(numbers[0]), int(numbers[1])))
-    except OSError:
+    except FileNotFoundError:
         pass  # nobody has any then
+    except PermissionError:
+        return None
+    except OSError as error:
+        raise NamespaceError(error.errno or EINVAL, None, path, step=f"read {os.path.basename(path)}") from None
     return tuple(ranges)
 
 
@@ -246,7 +250,8 @@ def _why_no_subids(kind: str, who: _Who) -> str | None:
     name = who.name or str(who.uid)
     ranges = _subids(kind, who)
     if ranges is None:
-        return f"the sub{kind}s of {name} are kept by a service (subid: in /etc/nsswitch.conf) that is not asked"
+        where = "by a service (subid: in /etc/nsswitch.conf) that is not asked, or in a file that may not be read"
+        return f"the sub{kind}s of {name} are kept {where}"
     if not any(_usable(ranges)):
         return f"there is no line for {name} in /etc/sub{kind}: usermod --add-sub{kind}s 100000-165535 {name}"
     if not any(_here(kind, ranges)):

@@ -175,6 +175,37 @@ def test_auto_degrades_with_the_reason(host: Host, readable_tmp: Path) -> None:
         assert all(word in reason for word in words), reason
 
 
+def test_a_file_that_may_not_be_read_is_left_to_the_helpers(host: Host, readable_tmp: Path) -> None:
+    """They are setuid root: auto says why it does not know, and what is given in numbers is theirs to judge."""
+
+    def body() -> Any:
+        maps = nsapi.id_maps("auto")
+        given = nsapi.Config.new("user", uid_mappings="0:100000:9", gid_mappings="0:100000:9")
+        return [nsapi.IDMap.format(maps.uid), maps.reason, nsapi.run(["true"], config=given).returncode]
+
+    runner = host(GRANTED, GRANTED)
+    for file in readable_tmp.glob("*/sub?id"):
+        file.chmod(0)
+    ids, reason, status = runner(body)
+    assert (ids, status) == (f"0:{USER}:1", 0)
+    assert reason.startswith(f"the subuids of {NAME} are kept")
+    assert reason.endswith("or in a file that may not be read")
+
+
+def test_a_file_that_cannot_be_read_now_is_no_empty_file(host: Host) -> None:
+    """Without open files to spare nobody can tell what is granted: auto is an error, not root alone."""
+
+    def body() -> Any:
+        import resource
+
+        nsapi.id_maps("auto")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return [failure(lambda: nsapi.id_maps(kind)) for kind in ("auto", "subids")]
+
+    for found in host(GRANTED, GRANTED)(body):
+        assert (found["errno"], found["step"]) == (24, "read subuid")
+
+
 def test_what_cannot_be_had_says_why(host: Host, readable_tmp: Path) -> None:
     """Before anything runs: the exception, its step, and what a user needs to know."""
 
