@@ -198,6 +198,8 @@ def _namespaces(value: Any) -> Namespaces:
 
 # ---- Config ----
 
+_MAPS = _fields.one_of(None, *_maps.MAP_KINDS, remedy="; lists are for uid_mappings and gid_mappings")
+
 
 class Memo:
     """What is known of a Config as it was when it was found valid; the steps that were last made for it, and for what."""
@@ -269,7 +271,7 @@ class Config:
     namespaces: Namespaces = field(factory=Namespaces, converter=_namespaces)
     uid_mappings: list[IDMap] | None = field(default=None, converter=_uid_maps, kw_only=True)
     gid_mappings: list[IDMap] | None = field(default=None, converter=_gid_maps, kw_only=True)
-    maps: str | None = field(default=None, validator=_fields.one_of(None, *_maps.MAP_KINDS), kw_only=True)
+    maps: str | None = field(default=None, validator=_MAPS, kw_only=True)
     setgroups: str | None = field(default=None, validator=_fields.one_of(None, "deny", "allow"), kw_only=True)
     hostname: str | None = _fields.optional(_fields.name)
     domainname: str | None = _fields.optional(_fields.name)

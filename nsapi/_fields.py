@@ -148,12 +148,13 @@ def json_paths(value: Any) -> tuple[str, ...]:
     return paths
 
 
-def one_of(*choices: object) -> Any:
-    """Make a validator for one of these words."""
+def one_of(*choices: object, remedy: str = "") -> Any:
+    """Make a validator for one of these words; *remedy* is said to who gives another."""
 
     def check(instance: object, attribute: Attribute[Any], value: object) -> None:
         if value not in choices or isinstance(value, bool):
-            raise ValueError(f"{attribute.name}: {value!r} is not one of {', '.join(repr(each) for each in choices)}")
+            words = ", ".join(map(repr, choices))
+            raise ValueError(f"{attribute.name}: {value!r} is not one of {words}{remedy}")
 
     return check
 

@@ -164,6 +164,10 @@ def test_maps_of_id_maps_are_two_lists_or_a_word() -> None:
     assert Config.new("user", maps="auto").maps == "auto"
     for fields, words in (
         ({"maps": "all"}, "maps: 'all' is not one of"),
+        (
+            {"maps": pair.uid},
+            r"maps: \[IDMap.* is not one of .*'auto', .*; lists are for uid_mappings and gid_mappings$",
+        ),
         ({"maps": pair, "uid_mappings": []}, "maps, uid_mappings"),
         ({"maps": "auto", "uid_mappings": [], "gid_mappings": []}, "one or the other"),
     ):
