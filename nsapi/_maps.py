@@ -45,12 +45,14 @@ class IDMap:
     @staticmethod
     def host_of(maps: Iterable[IDMap], id: int, *, strict: bool = False) -> int | None:
         """Translate an id inside by a whole map; what is not in it is None, or with *strict* a LookupError."""
-        return _translate(((each.container_id, each.host_id, each.size) for each in maps), id, strict, "inside")
+        runs = ((each.container_id, each.host_id, each.size) for each in _listed("maps", maps))
+        return _translate(runs, id, strict, "inside")
 
     @staticmethod
     def container_of(maps: Iterable[IDMap], id: int, *, strict: bool = False) -> int | None:
         """Translate an id outside by a whole map; what is not in it is None, or with *strict* a LookupError."""
-        return _translate(((each.host_id, each.container_id, each.size) for each in maps), id, strict, "outside")
+        runs = ((each.host_id, each.container_id, each.size) for each in _listed("maps", maps))
+        return _translate(runs, id, strict, "outside")
 
     @classmethod
     def parse(cls, text: str) -> list[IDMap]:
@@ -75,7 +77,7 @@ class IDMap:
     @staticmethod
     def format(maps: Iterable[IDMap]) -> str:
         """Write *maps* as :meth:`parse` reads them: ``"0:1000:1,1:100000:65536"``."""
-        return ",".join(f"{each.container_id}:{each.host_id}:{each.size}" for each in maps)
+        return ",".join(f"{each.container_id}:{each.host_id}:{each.size}" for each in _listed("maps", maps))
 
     @staticmethod
     def compose(inner: Iterable[IDMap], outer: Iterable[IDMap]) -> list[IDMap]:
@@ -85,8 +87,8 @@ class IDMap:
         all the way is not in the result, whose runs are in the order of *inner*, then by their ids inside.
         """
         found = []
-        outer = sorted(outer, key=lambda each: each.container_id)
-        for near in inner:
+        outer = sorted(_listed("outer", outer), key=lambda each: each.container_id)
+        for near in _listed("inner", inner):
             for far in outer:
                 first = max(near.host_id, far.container_id)
                 size = min(near.host_id + near.size, far.container_id + far.size) - first
@@ -105,6 +107,7 @@ class IDMap:
 
         Exactly these are gone, and every other id is mapped as before: what merely touches them loses nothing.
         """
+        maps = _listed("maps", maps)
         for name, first in (("container_id", container_id), ("host_id", host_id)):
             if first is not None:
                 _fields.check_int("", name, first, 0, NO_ID - 1)
@@ -112,7 +115,15 @@ class IDMap:
                 if first + size > NO_ID:
                     raise ValueError(f"size: {size} ids from {name} {first} go past {NO_ID - 1}")
                 maps = [part for each in maps for part in _without(each, getattr(each, name), first, size)]
-        return list(maps)
+        return maps
+
+
+def _listed(name: str, maps: Iterable[IDMap]) -> list[IDMap]:
+    """Take what a field of a Config takes, but for None."""
+    found = id_maps_of(name, maps)
+    if found is None:
+        raise TypeError(f"{name}: None is no list of IDMap, nor text as '0:1000:1'")
+    return found
 
 
 def _without(run: IDMap, start: int, first: int, size: int) -> Iterator[IDMap]:

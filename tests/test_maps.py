@@ -105,6 +105,26 @@ def test_what_is_no_id_is_not_translated(id: Any) -> None:
             function(id)
 
 
+def test_what_is_no_list_is_named() -> None:
+    """Whatever a field takes is taken; the rest is an error that names the argument, not one of its members."""
+    text, pairs, runs = "0:1000:5", [(0, 1000, 5)], [IDMap(0, 1000, 5)]
+    wrong: list[Any] = [None, 7, b"0:1000:5", {0: 1000}, runs[0], [None], [(0, 1000)], ["0:1000:5"]]
+    calls: dict[str, list[Any]] = {
+        "maps": [
+            IDMap.format, lambda maps: IDMap.host_of(maps, 1), lambda maps: IDMap.container_of(maps, 1001),
+            lambda maps: IDMap.subtract(maps, host_id=1), IDMap.subtract,
+        ],
+        "inner": [lambda maps: IDMap.compose(maps, runs)],
+        "outer": [lambda maps: IDMap.compose(runs, maps)],
+    }  # fmt: skip
+    for name, functions in calls.items():
+        for function in functions:
+            assert function(text) == function(pairs) == function(iter(runs)) == function(runs)
+            for each in wrong:
+                with pytest.raises(TypeError, match=rf"^{name}: "):
+                    function(each)
+
+
 @given(id_lists(), id_lists())
 def test_composing_is_translating_twice(inner: list[IDMap], outer: list[IDMap]) -> None:
     """A nested namespace's ids, all the way out; what is not mapped all the way is not there."""
