@@ -166,7 +166,7 @@ def joined_namespace(type: NamespaceType, target: Any) -> Namespace:
             )
         return Namespace(type, f"/run/netns/{target}")
     if isinstance(target, (str, bytes, os.PathLike)):
-        if not os.fsencode(target):
+        if not _fields.encode(name, os.fsdecode(target)):
             raise ValueError(f"{name}: path {target!r} is empty")
         return Namespace(type, target)
     if isinstance(target, bool) or target is None:
@@ -197,6 +197,8 @@ def _namespaces(value: Any) -> Namespaces:
 
 
 # ---- Config ----
+
+_MAPS = _fields.one_of(None, *_maps.MAP_KINDS, remedy="; lists are for uid_mappings and gid_mappings")
 
 
 class Memo:
@@ -269,7 +271,7 @@ class Config:
     namespaces: Namespaces = field(factory=Namespaces, converter=_namespaces)
     uid_mappings: list[IDMap] | None = field(default=None, converter=_uid_maps, kw_only=True)
     gid_mappings: list[IDMap] | None = field(default=None, converter=_gid_maps, kw_only=True)
-    maps: str | None = field(default=None, validator=_fields.one_of(None, *_maps.MAP_KINDS), kw_only=True)
+    maps: str | None = field(default=None, validator=_MAPS, kw_only=True)
     setgroups: str | None = field(default=None, validator=_fields.one_of(None, "deny", "allow"), kw_only=True)
     hostname: str | None = _fields.optional(_fields.name)
     domainname: str | None = _fields.optional(_fields.name)

@@ -48,11 +48,16 @@ def encode(name: str, text: str) -> bytes:
     return encoded
 
 
+def check_type(name: str, value: object) -> int:
+    """Refuse what is no int, in the name of *name*."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: {value!r} is no int")
+    return value
+
+
 def check_int(owner: str, name: str, value: object, low: int, high: int) -> None:
     """Refuse what is no int from *low* to *high*, in the name of *owner* and *name*."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{owner}{name}: {value!r} is no int")
-    if not low <= value <= high:
+    if not low <= check_type(f"{owner}{name}", value) <= high:
         raise ValueError(f"{owner}{name}: {value} is not in {low} … {high}")
 
 
@@ -143,12 +148,13 @@ def json_paths(value: Any) -> tuple[str, ...]:
     return paths
 
 
-def one_of(*choices: object) -> Any:
-    """Make a validator for one of these words."""
+def one_of(*choices: object, remedy: str = "") -> Any:
+    """Make a validator for one of these words; *remedy* is said to who gives another."""
 
     def check(instance: object, attribute: Attribute[Any], value: object) -> None:
         if value not in choices or isinstance(value, bool):
-            raise ValueError(f"{attribute.name}: {value!r} is not one of {', '.join(repr(each) for each in choices)}")
+            words = ", ".join(map(repr, choices))
+            raise ValueError(f"{attribute.name}: {value!r} is not one of {words}{remedy}")
 
     return check
 

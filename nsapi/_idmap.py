@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from nsapi import _native
 from nsapi._errors import NamespaceError, hint, refused
-from nsapi._mapping import Grant
+from nsapi._mapping import Grant, other_group
 from nsapi._maps import MAP_KINDS, MAX_EXTENTS, MAX_MAP_BYTES, IDMap, IDMaps, map_text
 from nsapi._types import NamespaceType
 
@@ -29,6 +29,7 @@ class _Who(NamedTuple):
     uid: int
     gid: int
     name: str  # "" where there is no entry in passwd(5)
+    group: int = -1  # the gid there
 
 
 def own_proc(name: str) -> bytes:
@@ -76,7 +77,20 @@ def grant(kind: str) -> Grant:
     helper = find_helper(f"new{kind}map")
     who = _who(os.getuid())  # the helpers go by the real uid
     trusted = helper is not None and _is_trusted(helper)
-    return Grant(helper, trusted, who.name or str(who.uid), _subids(kind, who), who.name != "")
+    named = who.name != ""
+    group = who.group if named and os.getgid() != who.group and not _grants_any_group() else None
+    return Grant(helper, trusted, who.name or str(who.uid), _subids(kind, who), named, group)
+
+
+def _grants_any_group() -> bool:
+    """Tell whether the helpers write for a process with any gid. They go by the last such line, and only ``yes`` is yes."""
+    try:
+        with open("/etc/login.defs", encoding="utf-8", errors="replace") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return False
+    values = [each[1].lower() for each in lines if each[:1] == ["GRANT_AUX_GROUP_SUBIDS"] and len(each) > 1]
+    return values[-1:] == ["yes"]
 
 
 def _is_trusted(path: str) -> bool:
@@ -104,11 +118,11 @@ def _who(user: str | int | None) -> _Who:
             return _Who(int(user), os.getegid(), "")
         raise ValueError(f"user: there is no user {user!r}") from None
     gid = os.getegid() if entry.pw_uid == os.geteuid() else entry.pw_gid
-    return _Who(entry.pw_uid, gid, entry.pw_name)
+    return _Who(entry.pw_uid, gid, entry.pw_name, entry.pw_gid)
 
 
 def _subids(kind: str, who: _Who) -> _Ranges | None:
-    """Read all lines of subuid(5) or subgid(5) for this user, by name or number; None where another service has them.
+    """Read all lines of subuid(5) or subgid(5) for this user, by name or number; None where only the helpers can.
 
     Also those of gids are by the user's name. What is no line of three fields is passed over, and so is what shadow refuses
     to take for a number, such as one before a carriage return, or takes for another one, as what begins with a 0.
@@ -120,15 +134,19 @@ def _subids(kind: str, who: _Who) -> _Ranges | None:
             return None
     except OSError:
         pass
-    ranges = []
+    ranges, path = [], f"/etc/sub{kind}"
     try:
-        with open(f"/etc/sub{kind}", encoding="utf-8", errors="replace", newline="\n") as file:
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
             for line in file:
                 owner, *numbers = line.removesuffix("\n").split(":")
                 if owner in (who.name or None, str(who.uid)) and len(numbers) == 2 and all(map(_NUMBER, numbers)):
                     ranges.append((int(numbers[0]), int(numbers[1])))
-    except OSError:
+    except FileNotFoundError:
         pass  # nobody has any then
+    except PermissionError:
+        return None
+    except OSError as error:
+        raise NamespaceError(error.errno or EINVAL, None, path, step=f"read {os.path.basename(path)}") from None
     return tuple(ranges)
 
 
@@ -148,7 +166,8 @@ def id_maps(kind: Any, *, user: str | int | None = None) -> IDMaps:
     ``"identity"``
         every id of the caller's own user namespace, unchanged; writing it takes CAP_SETUID and CAP_SETGID
     a pid, or an object with ``.pid``
-        the maps of the user namespace that this process is in, as seen from the caller's (``/proc/PID/uid_map``)
+        the maps of the user namespace that this process is in, as seen from the caller's (``/proc/PID/uid_map``); what that
+        does not map itself is left out, and ``.reason`` says so
 
     Nothing is changed. Raises ValueError for another word or an unknown user, TypeError; NamespaceError for ``"subids"``
     where there are none, and for a process that has ended.
@@ -192,23 +211,47 @@ def _of_process(process: Any) -> IDMaps:
     if pidfd < 0:
         raise NamespaceError(-pidfd, None, words, step=f"pidfd_open of {words}", hint=hint(-pidfd, "pidfd_open"))
     try:
-        uids, gids = (IDMap.parse(_read_proc(f"{pid}/{each}_map").decode()) for each in ("uid", "gid"))
+        (uids, why), (gids, why_gids) = (_seen(each, _read_proc(f"{pid}/{each}_map"), words) for each in ("uid", "gid"))
         import select
 
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if poll.poll(0):
             raise NamespaceError(ESRCH, None, words, step=f"pidfd_open of {words}", hint=hint(ESRCH, "pidfd_open"))
-        return IDMaps(uids, gids)
+        return IDMaps(uids, gids, why or why_gids)
     finally:
         _native.close_cell(cell)
+
+
+def _seen(kind: str, text: bytes, words: str) -> tuple[list[IDMap], str | None]:
+    """Read a map as far as its ids outside are ids of the caller's own user namespace; tell why that is not all.
+
+    The kernel translates the first id of each run only: it is 4294967295 where the caller has none for it, and of the ids
+    behind it those are right that are in the same run of the caller's map. A map below the caller's has no others.
+    """
+    own = own_proc(f"{kind}_map")
+    if text == own:
+        return IDMap.parse(text.decode()), None
+    around, seen, count = IDMap.parse(own.decode()), [], 0
+    for line in text.splitlines():
+        inside, outside, size = map(int, line.split())
+        count += size
+        for run in around:
+            left = run.container_id + run.size - outside
+            if run.container_id <= outside and left > 0:
+                seen.append(IDMap(inside, outside, min(size, left)))
+    here = sum(each.size for each in seen)
+    if here == count:
+        return seen, None
+    return seen, f"of the {count} {kind}s of {words}, {here} are seen from the caller's own user namespace"
 
 
 def _why_no_subids(kind: str, who: _Who) -> str | None:
     name = who.name or str(who.uid)
     ranges = _subids(kind, who)
     if ranges is None:
-        return f"the sub{kind}s of {name} are kept by a service (subid: in /etc/nsswitch.conf) that is not asked"
+        where = "by a service (subid: in /etc/nsswitch.conf) that is not asked, or in a file that may not be read"
+        return f"the sub{kind}s of {name} are kept {where}"
     if not any(_usable(ranges)):
         return f"there is no line for {name} in /etc/sub{kind}: usermod --add-sub{kind}s 100000-165535 {name}"
     if not any(_here(kind, ranges)):
@@ -269,6 +312,8 @@ def _auto(who: _Who) -> IDMaps:
                 reason = (
                     reason or f"new{kind}map writes for nobody without a name: no entry of {found.user} in passwd(5)"
                 )
+            elif found.group is not None:
+                reason = reason or other_group(f"new{kind}map", found)
     if reason is not None:
         return IDMaps(*root, reason)
     uids, gids = _runs("uid", who, (root[0][0],)), _runs("gid", who, (root[1][0],))

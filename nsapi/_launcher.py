@@ -298,6 +298,8 @@ class _Talk:
             raise NamespaceError(EMFILE, None, None, step="receive a pidfd", hint=_LIMITS[EMFILE])
         if "stage2_pid" not in self.pidfds:
             why = "it was killed, or its file is damaged"
+            if (os.getuid(), os.getgid()) != (os.geteuid(), os.getegid()):
+                why = "it trusts no caller whose real and effective ids differ: make them the same first"
             raise NamespaceError(EPROTO, None, None, step="start the launcher", hint=why)
         self._reap_started()
         if "stage1_pid" in self.pidfds:

@@ -25,6 +25,7 @@ class Grant(NamedTuple):
     user: str = ""  # as subuid(5) names him
     ranges: tuple[tuple[int, int], ...] | None = None  # first and how many; None: not in a file that we can read
     named: bool = True  # he has an entry in passwd(5)
+    group: int | None = None  # the gid there, where the caller has another and the helper does not like that
 
 
 class Mapping(NamedTuple):
@@ -104,6 +105,8 @@ def _check_grant(kind: str, maps: Iterable[IDMap], own: int, grant: Grant) -> No
     if not grant.named:
         why = f"{name} writes for nobody without a name: there is no entry of uid {grant.user} in passwd(5)"
         raise refused(EPERM, why, filename=grant.helper, type=NamespaceType.USER)
+    if grant.group is not None:
+        raise refused(EPERM, other_group(name, grant), filename=grant.helper, type=NamespaceType.USER)
     if grant.ranges is None:
         return  # it knows more than we can read, and will say so
     for each in maps:
@@ -118,6 +121,14 @@ def _check_grant(kind: str, maps: Iterable[IDMap], own: int, grant: Grant) -> No
             granted = ", ".join(f"{first}:{size}" for first, size in grant.ranges)
             why = f"{kind} {missing} of the entry {IDMap.format([each])} is not granted to {grant.user}, who has {granted}"
         raise refused(EPERM, why, filename=file, type=NamespaceType.USER)
+
+
+def other_group(name: str, grant: Grant) -> str:
+    """Say why the helper *name* will not write for one who has changed his gid."""
+    return (
+        f"{name} writes only for the gid that {grant.user} has in passwd(5), {grant.group}, and the caller's is another,"
+        " as after newgrp(1): GRANT_AUX_GROUP_SUBIDS in login.defs(5) lets it"
+    )
 
 
 def _outside(first: int, size: int, ranges: Iterable[tuple[int, int]]) -> Iterator[int]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from attrs import field, frozen
@@ -45,12 +45,14 @@ class IDMap:
     @staticmethod
     def host_of(maps: Iterable[IDMap], id: int, *, strict: bool = False) -> int | None:
         """Translate an id inside by a whole map; what is not in it is None, or with *strict* a LookupError."""
-        return _translate(((each.container_id, each.host_id, each.size) for each in maps), id, strict, "inside")
+        runs = ((each.container_id, each.host_id, each.size) for each in _listed("maps", maps))
+        return _translate(runs, id, strict, "inside")
 
     @staticmethod
     def container_of(maps: Iterable[IDMap], id: int, *, strict: bool = False) -> int | None:
         """Translate an id outside by a whole map; what is not in it is None, or with *strict* a LookupError."""
-        return _translate(((each.host_id, each.container_id, each.size) for each in maps), id, strict, "outside")
+        runs = ((each.host_id, each.container_id, each.size) for each in _listed("maps", maps))
+        return _translate(runs, id, strict, "outside")
 
     @classmethod
     def parse(cls, text: str) -> list[IDMap]:
@@ -75,7 +77,7 @@ class IDMap:
     @staticmethod
     def format(maps: Iterable[IDMap]) -> str:
         """Write *maps* as :meth:`parse` reads them: ``"0:1000:1,1:100000:65536"``."""
-        return ",".join(f"{each.container_id}:{each.host_id}:{each.size}" for each in maps)
+        return ",".join(f"{each.container_id}:{each.host_id}:{each.size}" for each in _listed("maps", maps))
 
     @staticmethod
     def compose(inner: Iterable[IDMap], outer: Iterable[IDMap]) -> list[IDMap]:
@@ -85,8 +87,8 @@ class IDMap:
         all the way is not in the result, whose runs are in the order of *inner*, then by their ids inside.
         """
         found = []
-        outer = sorted(outer, key=lambda each: each.container_id)
-        for near in inner:
+        outer = sorted(_listed("outer", outer), key=lambda each: each.container_id)
+        for near in _listed("inner", inner):
             for far in outer:
                 first = max(near.host_id, far.container_id)
                 size = min(near.host_id + near.size, far.container_id + far.size) - first
@@ -105,6 +107,7 @@ class IDMap:
 
         Exactly these are gone, and every other id is mapped as before: what merely touches them loses nothing.
         """
+        maps = _listed("maps", maps)
         for name, first in (("container_id", container_id), ("host_id", host_id)):
             if first is not None:
                 _fields.check_int("", name, first, 0, NO_ID - 1)
@@ -112,7 +115,15 @@ class IDMap:
                 if first + size > NO_ID:
                     raise ValueError(f"size: {size} ids from {name} {first} go past {NO_ID - 1}")
                 maps = [part for each in maps for part in _without(each, getattr(each, name), first, size)]
-        return list(maps)
+        return maps
+
+
+def _listed(name: str, maps: Iterable[IDMap]) -> list[IDMap]:
+    """Take what a field of a Config takes, but for None."""
+    found = id_maps_of(name, maps)
+    if found is None:
+        raise TypeError(f"{name}: None is no list of IDMap, nor text as '0:1000:1'")
+    return found
 
 
 def _without(run: IDMap, start: int, first: int, size: int) -> Iterator[IDMap]:
@@ -125,6 +136,7 @@ def _without(run: IDMap, start: int, first: int, size: int) -> Iterator[IDMap]:
 
 
 def _translate(runs: Iterable[tuple[int, int, int]], id: int, strict: bool, where: str) -> int | None:
+    _fields.check_type("id", id)
     for start, target, size in runs:
         if 0 <= id - start < size:
             return target + id - start
@@ -169,9 +181,11 @@ def _id_map(value: Any) -> IDMap:
 def problems(name: str, maps: Sequence[IDMap]) -> Iterator[str]:
     """Say what the kernel would refuse in a list whose entries are good each by itself."""
     if len(maps) > MAX_EXTENTS:
-        yield f"{name}: {len(maps)} entries, and the kernel takes {MAX_EXTENTS}"
-    if len(map_text(maps)) > MAX_MAP_BYTES:
-        yield f"{name}: {len(map_text(maps))} bytes of text, and the kernel takes {MAX_MAP_BYTES}"
+        yield f"{name}: {len(maps)} entries, and the kernel takes {MAX_EXTENTS}: {maps[MAX_EXTENTS]} is one too many"
+    ends = list(accumulate(len(map_text([each])) for each in maps))
+    if maps and ends[-1] > MAX_MAP_BYTES:
+        last = next(each for each, end in zip(maps, ends, strict=True) if end > MAX_MAP_BYTES)
+        yield f"{name}: {ends[-1]} bytes of text, and the kernel takes {MAX_MAP_BYTES}: {last} is past them"
     for side in ("container_id", "host_id"):
         ordered = sorted(maps, key=lambda each: getattr(each, side))
         for low, high in pairwise(ordered):

@@ -129,6 +129,11 @@ LIBCONTAINER = _table("""
 
 MEMBERS = {"oci": OCI, "libcontainer": LIBCONTAINER}
 
+#: Of these each member asks, whatever it holds: an interface is moved under its own name.
+_EACH_ASKS = ("linux.netDevices", "netDevices")
+#: These ask by being there: an empty one is a group of the container's own.
+_ALWAYS_ASK = ("linux.intelRdt", "intel_rdt")
+
 
 def join(path: str, name: str | int) -> str:
     """Name a member of the object, or an element of the array, that is at *path*."""
@@ -162,7 +167,7 @@ def _of_member(rows: dict[str, Member], path: str, value: Any) -> Iterator[str]:
         for name, each in value.items():
             yield from _of_member(rows, join(path, name), each)
     elif becomes == UNAPPLIED:
-        if not _is_empty(value):
+        if not _is_empty(value) or path in _ALWAYS_ASK or (path in _EACH_ASKS and value):
             yield path
     elif becomes:  # a field, and yet in extra: here it does nothing
         yield from _leaves(path, value)

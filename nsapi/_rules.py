@@ -187,6 +187,7 @@ RULES = (
 
 def host_id(config: Config, kind: str, id: int) -> int:
     """Tell which id outside is *id* inside; *kind* is ``uid`` or ``gid``."""
+    _fields.check_type("id", id)
     if not config.namespaces.contains("user"):
         return id
     maps: list[IDMap] | None = getattr(config, f"{kind}_mappings")

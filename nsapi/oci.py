@@ -427,6 +427,8 @@ def dump(config: Config, *, schema: Literal["oci", "libcontainer"] = "oci") -> d
     """
     if schema not in MEMBERS:
         raise ValueError(f"schema: {schema!r} is not one of {', '.join(map(repr, MEMBERS))}")
+    if not isinstance(config, Config):
+        raise TypeError(f"config: {config!r} is no Config")
     config.validate()
     if config.target is not None and not config.namespaces.joined():
         raise ValueError("target: which of its namespaces are joined is not said; name the types")

@@ -1036,6 +1036,7 @@ NO_TARGETS: dict[str, tuple[str, Any, type[Exception], tuple[str, ...]]] = {
     "a name for uts": ("uts", "blue", ValueError, ("'blue'", "net", "'/'")),
     "NUL": ("net", "/a\0b", ValueError, ("NUL",)),
     "NUL in a name": ("net", "a\0b", ValueError, ("NUL",)),
+    "no text": ("net", "/\ud800", ValueError, ("encoded",)),
     "None": ("net", None, TypeError, ("None", "path", "pid", "handle")),
     "True": ("net", True, TypeError, ("True", "path", "pid", "handle")),
     "a float": ("net", 1.5, TypeError, ("1.5", "path", "pid", "handle")),

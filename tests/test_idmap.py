@@ -24,11 +24,20 @@ def host(root: Runner, user_python: str, library: Path, readable_tmp: Path) -> H
     """Make a host where the ordinary user has a name and these subids."""
 
     def make(
-        subuid: str = "", subgid: str = "", *, user: bool = True, passwd: bool = True, nsswitch: str = ""
+        subuid: str = "",
+        subgid: str = "",
+        *,
+        user: bool = True,
+        passwd: bool = True,
+        gid: int = USER,
+        nsswitch: str = "",
+        login_defs: str = "",
     ) -> Runner:
         files = {"subuid": subuid, "subgid": subgid}
         if passwd:
-            files["passwd"] = ids_of(NAME, USER)["passwd"]
+            files["passwd"] = ids_of(NAME, USER)["passwd"].replace(f":{USER}:{USER}:", f":{USER}:{gid}:")
+        if login_defs:
+            files["login.defs"] = login_defs
         if nsswitch:
             files["nsswitch.conf"] = f"passwd: files\ngroup: files\n{nsswitch}\n"
         under = with_etc(readable_tmp, **files)
@@ -158,11 +167,43 @@ def test_auto_degrades_with_the_reason(host: Host, readable_tmp: Path) -> None:
             [],
             ["newuidmap", "without a name", "passwd(5)"],
         ),
+        (host(GRANTED, GRANTED, gid=7), [], ["newuidmap", NAME, "passwd(5), 7", "newgrp(1)", "GRANT_AUX_GROUP_SUBIDS"]),
     ]
     for runner, args, words in cases:
         uid, gid, reason, inside = runner(body, *args)
         assert (uid, gid, inside) == (alone, alone, "0\n")
         assert all(word in reason for word in words), reason
+
+
+def test_a_file_that_may_not_be_read_is_left_to_the_helpers(host: Host, readable_tmp: Path) -> None:
+    """They are setuid root: auto says why it does not know, and what is given in numbers is theirs to judge."""
+
+    def body() -> Any:
+        maps = nsapi.id_maps("auto")
+        given = nsapi.Config.new("user", uid_mappings="0:100000:9", gid_mappings="0:100000:9")
+        return [nsapi.IDMap.format(maps.uid), maps.reason, nsapi.run(["true"], config=given).returncode]
+
+    runner = host(GRANTED, GRANTED)
+    for file in readable_tmp.glob("*/sub?id"):
+        file.chmod(0)
+    ids, reason, status = runner(body)
+    assert (ids, status) == (f"0:{USER}:1", 0)
+    assert reason.startswith(f"the subuids of {NAME} are kept")
+    assert reason.endswith("or in a file that may not be read")
+
+
+def test_a_file_that_cannot_be_read_now_is_no_empty_file(host: Host) -> None:
+    """Without open files to spare nobody can tell what is granted: auto is an error, not root alone."""
+
+    def body() -> Any:
+        import resource
+
+        nsapi.id_maps("auto")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return [failure(lambda: nsapi.id_maps(kind)) for kind in ("auto", "subids")]
+
+    for found in host(GRANTED, GRANTED)(body):
+        assert (found["errno"], found["step"]) == (24, "read subuid")
 
 
 def test_what_cannot_be_had_says_why(host: Host, readable_tmp: Path) -> None:
@@ -191,12 +232,14 @@ def test_what_cannot_be_had_says_why(host: Host, readable_tmp: Path) -> None:
 
     none = host()(body)[0][0]
     nameless = host(f"{USER}:100000:9\n", f"{USER}:100000:9\n", passwd=False)(body)[0][0]
+    other = host(GRANTED, GRANTED, gid=7)(body)[0][0]
     cases, untouched, left = host(GRANTED, GRANTED)(body)
     assert untouched
     assert left == []
     words = [
         (none, ["PermissionError", "check", f"there is no line for {NAME} in /etc/subuid"]),
         (nameless, ["PermissionError", "check", "newuidmap", f"no entry of uid {USER} in passwd(5)"]),
+        (other, ["PermissionError", "check", "newuidmap", f"the gid that {NAME} has in passwd(5), 7"]),
         (cases[1], ["uid 165536 of the entry 1:100000:65537 is not granted", NAME, "100000:65536", "/etc/subuid"]),
         (cases[2], ["uid 200000 of the entry 1:200000:1"]),
         (cases[3], [f"uid {USER} of the entry 0:{USER}:2"]),  # one's own is granted alone, and not as part of a range
@@ -204,6 +247,32 @@ def test_what_cannot_be_had_says_why(host: Host, readable_tmp: Path) -> None:
     ]
     for found, expected in words:
         assert all(word in str(found) for word in expected), (found, expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "grants"),
+    [
+        ("#GRANT_AUX_GROUP_SUBIDS yes", False),
+        ("GRANT_AUX_GROUP_SUBIDS yes", True),
+        ("GRANT_AUX_GROUP_SUBIDS\tYES\nLOGIN_RETRIES 5", True),
+        ("GRANT_AUX_GROUP_SUBIDS no", False),
+        ("GRANT_AUX_GROUP_SUBIDS yes\nGRANT_AUX_GROUP_SUBIDS no", False),
+        ("GRANT_AUX_GROUP_SUBIDS", False),
+    ],
+)
+def test_with_another_gid_auto_is_what_the_helpers_write(line: str, grants: bool, host: Host) -> None:
+    """As after newgrp(1): they decide by login.defs(5), and what is told is what happens."""
+
+    def body() -> Any:
+        maps = nsapi.id_maps("auto")
+        unmapped = nsapi.Config.new("user", uid_mappings=[], gid_mappings=[])
+        with nsapi.Popen(["cat"], config=unmapped, stdin=subprocess.PIPE) as cat:
+            theirs = subprocess.run(["newuidmap", str(cat.pid), "0", "100000", "1"], stderr=subprocess.DEVNULL)
+        auto = nsapi.Config.new("user", maps="auto")
+        done = nsapi.run(["cat", "/proc/self/uid_map"], config=auto, capture_output=True, text=True)
+        return [len(maps.uid) > 1, theirs.returncode == 0, maps.uid == nsapi.IDMap.parse(done.stdout)]
+
+    assert host(GRANTED, GRANTED, gid=7, login_defs=f"{line}\n")(body) == [grants, grants, True]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +310,46 @@ def test_maps_of_a_process_are_seen_from_here(anyone: Runner) -> None:
     assert by_pid == f"0:{uid}:1"
     assert same
     assert "ProcessLookupError" in str(ended)
+
+
+FROM_WITHIN = """
+import sys, nsapi
+maps = nsapi.id_maps(int(sys.argv[1]))
+print(nsapi.IDMap.format(maps.uid) or "-", maps.reason)
+"""
+
+
+@pytest.mark.parametrize(
+    ("other", "seen", "reason"),
+    [
+        (None, "0:60:1", "of the 4294967295 uids of process PID, 1 are seen from the caller's own user namespace"),
+        ("0:200:5", "-", "of the 5 uids of process PID, 0 are seen from the caller's own user namespace"),
+        (
+            "0:200:5,5:140:20",
+            "5:40:10",
+            "of the 25 uids of process PID, 10 are seen from the caller's own user namespace",
+        ),
+        ("3:100:7,20:149:1", "3:0:7,20:49:1", "None"),
+        ("", "-", "None"),
+    ],
+)
+def test_maps_of_others_are_read_in_a_nested_user_namespace(
+    other: str | None, seen: str, reason: str, root: Runner
+) -> None:
+    """The kernel writes 4294967295 there, and numbers that are others' there: what the caller does not map is left out."""
+
+    def body(code: str, other: str | None) -> Any:
+        def same(ids: str) -> nsapi.IDMaps:
+            return nsapi.IDMaps(nsapi.IDMap.parse(ids), nsapi.IDMap.parse(ids))
+
+        config = nsapi.Config.new("net") if other is None else nsapi.Config.new("user", maps=same(other))
+        with nsapi.Popen(["cat"], config=config, stdin=subprocess.PIPE) as cat:
+            argv = [sys.executable, "-c", code, str(cat.pid)]
+            own = nsapi.Config.new("user", maps=same("0:100:50,60:0:1"), uid=60, gid=60)
+            done = nsapi.run(argv, config=own, capture_output=True, text=True, check=True)
+        return done.stdout.replace(str(cat.pid), "PID").strip().split(" ", 1)
+
+    assert root(body, FROM_WITHIN, other) == [seen, reason]
 
 
 def test_the_longest_map_is_read_whole(root: Runner) -> None:

@@ -258,6 +258,24 @@ def test_a_missing_grant_or_helper_is_an_error_that_says_so(user: Runner) -> Non
 # ---- ids ----
 
 
+@pytest.mark.parametrize("kind", ["uid", "gid"])
+def test_a_caller_with_two_ids_is_told_what_to_do(kind: str, root: Runner) -> None:
+    """For the kernel it starts a program with more rights than it has (AT_SECURE), and the launcher refuses to be one."""
+
+    def body(kind: str, other: int) -> Any:
+        nsapi.create("user").close()
+        before = everything()
+        setter = os.setresuid if kind == "uid" else os.setresgid
+        setter(other, -1, -1)
+        found = failure(lambda: nsapi.run(["true"], config=nsapi.Config.new("user"), user=0))
+        setter(0, -1, -1)
+        return [found["text"], before == everything(), children()]
+
+    text, same, left = root(body, kind, USER)
+    assert "start the launcher — it trusts no caller whose real and effective ids differ" in text
+    assert (same, left) == (True, [])
+
+
 def test_ids_are_those_inside(root: Runner) -> None:
     """The Config's, or Popen's user, group and extra_groups with subprocess's meanings; they may agree, not differ."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -66,8 +67,11 @@ def test_a_bad_entry_is_named(text: str, words: tuple[str, ...]) -> None:
     [
         ("0:0:10,9:100:1", ("overlap in container_id", "container_id=9", "size=10")),
         ("0:0:10,20:9:1", ("overlap in host_id", "host_id=9")),
-        (",".join(f"{2 * n}:{2 * n}:1" for n in range(341)), ("341 entries", "340")),
-        (",".join(f"{2 * n + 4000000000}:{2 * n + 4000000000}:1" for n in range(200)), ("4800 bytes", "4095")),
+        (",".join(f"{2 * n}:{2 * n}:1" for n in range(341)), ("341 entries", "340", "container_id=680")),
+        (
+            ",".join(f"{2 * n + 4000000000}:{2 * n + 4000000000}:1" for n in range(200)),
+            ("4800 bytes", "4095", "container_id=4000000340"),
+        ),
     ],
 )
 def test_what_the_kernel_would_refuse_in_a_list_is_named(maps: str, words: tuple[str, ...]) -> None:
@@ -89,6 +93,36 @@ def test_translating_is_looking_it_up(maps: list[IDMap], id: int) -> None:
         else:
             with pytest.raises(LookupError, match=f"{id} "):
                 function(maps, id, strict=True)
+
+
+@pytest.mark.parametrize("id", ["0", None, 1.5, True])
+def test_what_is_no_id_is_not_translated(id: Any) -> None:
+    """A half between two ids is neither of them."""
+    config = Config.new("user", uid_mappings="0:1000:5", gid_mappings="0:1000:5")
+    single = IDMap(0, 1000, 5)
+    for function in (single.to_host, single.to_container, config.host_uid, config.host_gid, Config().host_uid):
+        with pytest.raises(TypeError, match=rf"^id: {id!r} is no int$"):
+            function(id)
+
+
+def test_what_is_no_list_is_named() -> None:
+    """Whatever a field takes is taken; the rest is an error that names the argument, not one of its members."""
+    text, pairs, runs = "0:1000:5", [(0, 1000, 5)], [IDMap(0, 1000, 5)]
+    wrong: list[Any] = [None, 7, b"0:1000:5", {0: 1000}, runs[0], [None], [(0, 1000)], ["0:1000:5"]]
+    calls: dict[str, list[Any]] = {
+        "maps": [
+            IDMap.format, lambda maps: IDMap.host_of(maps, 1), lambda maps: IDMap.container_of(maps, 1001),
+            lambda maps: IDMap.subtract(maps, host_id=1), IDMap.subtract,
+        ],
+        "inner": [lambda maps: IDMap.compose(maps, runs)],
+        "outer": [lambda maps: IDMap.compose(runs, maps)],
+    }  # fmt: skip
+    for name, functions in calls.items():
+        for function in functions:
+            assert function(text) == function(pairs) == function(iter(runs)) == function(runs)
+            for each in wrong:
+                with pytest.raises(TypeError, match=rf"^{name}: "):
+                    function(each)
 
 
 @given(id_lists(), id_lists())
@@ -150,6 +184,10 @@ def test_maps_of_id_maps_are_two_lists_or_a_word() -> None:
     assert Config.new("user", maps="auto").maps == "auto"
     for fields, words in (
         ({"maps": "all"}, "maps: 'all' is not one of"),
+        (
+            {"maps": pair.uid},
+            r"maps: \[IDMap.* is not one of .*'auto', .*; lists are for uid_mappings and gid_mappings$",
+        ),
         ({"maps": pair, "uid_mappings": []}, "maps, uid_mappings"),
         ({"maps": "auto", "uid_mappings": [], "gid_mappings": []}, "one or the other"),
     ):

@@ -62,8 +62,8 @@ def at(document: Document, path: str) -> Any:
 def plain(schema: str) -> Document:
     """A file that creates a namespace of each type, with which any field may stand."""
     if schema == "libcontainer":
-        return {"namespaces": NEW_OF_EACH[schema]}
-    return {"ociVersion": "1.2.0", "linux": {"namespaces": NEW_OF_EACH[schema]}}
+        return {"namespaces": copy.deepcopy(NEW_OF_EACH[schema])}
+    return {"ociVersion": "1.2.0", "linux": {"namespaces": copy.deepcopy(NEW_OF_EACH[schema])}}
 
 
 def with_user(schema: str, path: str) -> Document:
@@ -471,6 +471,25 @@ def test_importing_nsapi_or_config_reads_no_json() -> None:
 # ---- what is not performed ----
 
 
+#: An interface is moved under its own name, and a group of resctrl is made that is named as the container.
+EMPTY_AND_ASKS: dict[str, list[Any]] = {
+    "linux.netDevices": [{"eth0": {}}, {"eth0": None}, {"eth0": {"name": ""}}],
+    "netDevices": [{"eth0": {}}, {"eth0": None}, {"eth0": {"name": ""}}],
+    "linux.intelRdt": [{}, {"closID": ""}],
+    "intel_rdt": [{}],
+}
+
+
+@pytest.mark.parametrize("path", EMPTY_AND_ASKS)
+def test_what_asks_by_its_mere_name_is_unapplied(path: str) -> None:
+    """However little is in it, and by that name it is refused."""
+    for value in EMPTY_AND_ASKS[path]:
+        config = oci.load(put(plain("oci" if path.startswith("linux.") else "libcontainer"), path, value))
+        assert config.unapplied == [path]
+        with pytest.raises(nsapi.Unsupported, match=f"{re.escape(path)}: asked for"):
+            nsapi.run(["true"], config=config)
+
+
 @pytest.mark.parametrize(
     ("schema", "path"),
     [(schema, path) for schema in SCHEMAS for path, row in MEMBERS[schema].items() if row.becomes != INSIDE],
@@ -480,6 +499,8 @@ def test_a_known_member_is_a_field_or_unapplied_or_asks_for_nothing(schema: str,
     row = MEMBERS[schema][path]
     full = {"object": {"a": "b"}, "array": [{"a": "b"}], "strings": ["a"], "string": "a", "boolean": True, "integer": 0}
     empty = {"object": ({}, {"a": None}), "array": ([],), "strings": ([],), "string": ("",), "boolean": (False,)}
+    if path in EMPTY_AND_ASKS:
+        empty["object"] = ({},) if path.endswith("netDevices") else ()
     for value in (None, *empty.get(row.kind, ())):
         if row.becomes in (UNAPPLIED, CARRIED):
             document = put(with_user(schema, path), path, value)
@@ -795,6 +816,8 @@ def test_a_config_that_was_no_file_is_dumped_whole() -> None:
         oci.dump(Config(), schema="OCI")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^hostname: 'x' needs a uts namespace"):
         oci.dump(Config(hostname="x"))
+    with pytest.raises(TypeError, match=r"^config: \{'linux': \{\}\} is no Config$"):
+        oci.dump({"linux": {}})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
