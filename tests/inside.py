@@ -211,8 +211,8 @@ def end_of(thread: threading.Thread) -> None:
 class CtrlC:
     """Ctrl-C at one moment: KeyboardInterrupt where CPython looks for signals in nsapi for the *moment*-th time.
 
-    It looks where a Python function begins and after a call of a C function. Not counted are ``__del__``, where CPython
-    swallows the exception, and where *skip* says so of the code and the event. Moment 0 never comes.
+    It looks where a Python function begins and after a call of a C function. Not counted are ``__del__`` and what it
+    calls, where CPython swallows the exception, and where *skip* says so of the code and the event. Moment 0 never comes.
     """
 
     def __init__(
@@ -228,11 +228,18 @@ class CtrlC:
     def came(self) -> bool:
         return self.count >= self.moment
 
+    def _is_in_del(self, frame: Any) -> bool:
+        while frame is not None and frame.f_code.co_filename.startswith(self.files):
+            if frame.f_code.co_name == "__del__":
+                return True
+            frame = frame.f_back
+        return False
+
     def _look(self, frame: Any, event: str, argument: Any) -> None:
         code = frame.f_code
         if event not in ("call", "c_return") or not code.co_filename.startswith(self.files):
             return
-        if code.co_name == "__del__" or self.skip(code, event):
+        if self.skip(code, event) or self._is_in_del(frame):
             return
         self.count += 1
         if self.count == self.moment:
