@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from _thread import _count as _thread_count
 from _thread import get_native_id
 from errno import EBADF, ENOMEM, ENOSYS
@@ -518,7 +519,22 @@ def dumpable() -> int:
 
 
 def single_threaded() -> bool:
-    """Tell whether this process has one thread, by the kernel's count; by /proc where a filter keeps the kernel from it."""
+    """Tell whether this process has one thread, by the kernel's count; by /proc where a filter keeps the kernel from it.
+
+    One that Python has joined is on its way out, and the kernel still counts it: it gets a moment to be gone.
+    """
+    deadline = time.monotonic() + _FAREWELL
+    while not _alone():
+        if _thread_count() or time.monotonic() > deadline:  # Python's, that run; or those of a C library
+            return False
+        time.sleep(0.0001)
+    return True
+
+
+_FAREWELL = 0.1
+
+
+def _alone() -> bool:
     answer = lib.nsapi_single_threaded()
     return thread_count() == 1 if answer < 0 else bool(answer)
 
