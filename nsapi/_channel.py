@@ -157,7 +157,7 @@ def _of_connection(fds: list[int], value: Any) -> _Reduced:
     return make_connection, (_place(fds, value), value.readable, value.writable)
 
 
-#: Where there is no such module yet, there is no such object.
+#: Where there is no such module yet, or another thread is in the middle of importing it, there is no such object.
 _WITH_FDS: tuple[tuple[str, str, Callable[[list[int], Any], _Reduced]], ...] = (
     ("socket", "socket", _of_socket),
     ("nsapi._handle", "NamespaceHandle", _of_handle),
@@ -172,8 +172,9 @@ def dump(value: object) -> tuple[bytes, list[int]]:
     pickler = Pickler(buffer, 5)
     table: dict[type, Callable[[Any], Any]] = dict(copyreg.dispatch_table)
     for module, name, reduce in _WITH_FDS:
-        if module in sys.modules:
-            table[getattr(sys.modules[module], name)] = lambda each, reduce=reduce: reduce(fds, each)  # type: ignore[misc]
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None:
+            table[kind] = lambda each, reduce=reduce: reduce(fds, each)  # type: ignore[misc]
     pickler.dispatch_table = table
     pickler.dump(value)
     if len(fds) > _MAX_FDS:

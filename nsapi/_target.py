@@ -236,8 +236,8 @@ def _was_reaped(process: Any, pid: int) -> bool:
 
 
 def _is_a(target: Any, module: str, name: str) -> bool:
-    """Tell whether it is an instance, without importing the module."""
-    return module in sys.modules and isinstance(target, getattr(sys.modules[module], name))
+    """Tell whether it is an instance, without importing the module, which another thread may be doing just now."""
+    return isinstance(target, getattr(sys.modules.get(module), name, ()))
 
 
 def _resolve_fd(holder: Any) -> Target:

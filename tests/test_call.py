@@ -551,6 +551,22 @@ def test_nothing_of_the_caller_changes(root: Runner) -> None:
     assert root(body) == []
 
 
+def test_a_module_that_another_thread_is_importing_is_not_there_yet(user: Runner) -> None:
+    """Half of it is known then, and of what it will have nothing can be in the call."""
+
+    def body() -> list[Any]:
+        from types import ModuleType, SimpleNamespace
+
+        with nsapi.Popen(["cat"], config=nsapi.Config.new("user", "net"), stdin=subprocess.PIPE) as process:
+            for name in ("asyncio.subprocess", "multiprocessing.process", "multiprocessing.connection"):
+                sys.modules[name] = ModuleType(name)
+            target = SimpleNamespace(pid=process.pid)
+            return [nsapi.call(ns, "net", target=target), ns("net", process.pid)]
+
+    inside, there = user(body)
+    assert inside == there
+
+
 def test_ctrl_c_ends_it(root: Runner) -> None:
     """KeyboardInterrupt comes out of call, and neither process nor file is left."""
 
