@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from _thread import allocate_lock
-from errno import EINVAL, ENOSYS
+from errno import EINVAL, EMFILE, ENFILE, ENOSYS
 from typing import Any
 
 from nsapi import _native
@@ -33,6 +33,7 @@ class Overdue(Exception):
 
 
 _LONGEST = 1e6  # seconds: poll takes the milliseconds as a C int
+_NAP = 0.001
 
 
 def poll_until(poll: Any, deadline: float | None) -> list[tuple[int, int]]:
@@ -122,17 +123,21 @@ class Child:
     def _wait_until(self, deadline: float | None) -> int:
         """Wait until it has ended, or this moment of time.monotonic(), with Overdue then."""
         while (status := self.poll()) is None:
-            copy = _native.new_cell()
-            with self._lock:  # another thread may wait too, and closes the pidfd
-                if self.pidfd < 0:
-                    continue
-                _native.fill(copy, os.dup, self.pidfd)
+            cell, ends = _native.new_cell(), select.poll()
             try:
-                ends = select.poll()
-                ends.register(copy[0], select.POLLIN)
-                poll_until(ends, deadline)
+                with self._lock:  # another thread may wait too, and closes the pidfd
+                    if self.pidfd >= 0:
+                        ends.register(_native.fill(cell, os.dup, self.pidfd), select.POLLIN)
+                if cell[0] >= 0:
+                    poll_until(ends, deadline)
+            except OSError as error:
+                if error.errno not in (EMFILE, ENFILE):
+                    raise
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise Overdue from None
+                time.sleep(_NAP)  # with no fd to spare: look now and then
             finally:
-                _native.close_cell(copy)
+                _native.close_cell(cell)
         return status
 
     def send_signal(self, sig: int) -> None:

@@ -182,6 +182,47 @@ def test_a_program_with_threads_is_refused(user: Runner) -> None:
     assert user(body) == [[22, "check", True]] * 2
 
 
+def test_child_is_waited_for_without_an_fd_to_spare(user: Runner) -> None:
+    """Where the process has used up all of its own, nothing is left of the child either."""
+
+    def body() -> list[Any]:
+        import resource
+
+        child = nsapi.clone(time.sleep, 0.05)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        found: list[Any] = [refusal(lambda: child.wait(0.01))[0], child.wait()]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return [*found, child.pidfd, children()]
+
+    assert user(body) == ["TimeoutExpired", 0, -1, []]
+
+
+def test_ctrl_c_at_any_moment_of_waiting_keeps_the_child(user: Runner) -> None:
+    """No fd is lost, and it can be waited for again."""
+
+    def body() -> list[Any]:
+        def attempt(ctrl_c: CtrlC) -> list[Any]:
+            read, write = os.pipe()
+            before = fds()
+            child = nsapi.clone(lambda: len(os.read(read, 1)))
+            with ctrl_c:
+                try:
+                    child.wait(0.001)
+                except subprocess.TimeoutExpired:
+                    pass
+            os.write(write, b"x")
+            wrong = [] if child.wait() == 1 and fds() == before else [child.returncode, before, fds()]
+            os.close(read)
+            os.close(write)
+            return wrong
+
+        moments, wrong = at_every_moment(attempt)
+        return [moments > 10, wrong]
+
+    assert user(body) == [True, []]
+
+
 def test_a_thread_that_has_been_joined_is_none(user: Runner) -> None:
     """The kernel counts it a moment longer than Python, and it is no reason to refuse; one of a C library's is."""
 
