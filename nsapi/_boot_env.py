@@ -74,6 +74,7 @@ class BootEnv:
         self._error: BaseException | None = None
         self._ours, self._theirs = socket.socketpair()
         try:
+            self._theirs.setblocking(True)  # whatever socket.setdefaulttimeout() says
             self._inode = os.fstat(self._theirs.fileno()).st_ino
             self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self._orders = self._make_orders(config)

@@ -123,6 +123,8 @@ def _by_fork(
         ids = any(each is not None for each in (config.uid, config.gid, config.groups))
         joins_mnt = any(NamespaceType.MNT in move.types for move in moves)
         ours, theirs = socket.socketpair()
+        ours.setblocking(True)  # see Interpreter
+        theirs.setblocking(True)
 
         def inside() -> NoReturn:
             ours.close()

@@ -215,6 +215,7 @@ def launch(
     state = State()
     try:
         ours, theirs = socket.socketpair()
+        theirs.setblocking(True)  # whatever socket.setdefaulttimeout() says, which makes the file itself non-blocking
         talk = _Talk(ours, name, given)
         fds.extend(itertools.chain.from_iterable(map(os.pipe2, (os.O_CLOEXEC,))))  # one call: see _native.fill
         talk.end_of_log[0] = fds[-2]

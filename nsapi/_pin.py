@@ -130,6 +130,7 @@ def _create(type: NamespaceType, config: Config) -> NamespaceHandle:
     interrupted = None
     try:
         ends = socket.socketpair()
+        ends[0].setblocking(True)  # whatever socket.setdefaulttimeout() says: else the holder reads nothing, and ends
         start = partial(Popen.__init__, process, command, executable=itself, config=config, pass_fds=(launcher,))
         _with_children_at_home(partial(start, stdin=ends[0].fileno()))
         made = open_namespace(process, type)
@@ -331,6 +332,7 @@ def _create_pid(config: Config) -> PidHandle:
             raise NamespaceError(-pidfd, None, None, step="pidfd_open of this process")
         # Until it is told to stay it ends with our end of this, and so if Ctrl-C comes before we have its pidfd.
         ends = ours, theirs = socket.socketpair()
+        theirs.setblocking(True)  # as in _create
         # Not DEVNULL: subprocess's is a number, which Ctrl-C may lose.
         with _native.Fd(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC) as nothing:
             process.__init__(  # type: ignore[misc]

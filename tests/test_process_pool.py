@@ -376,3 +376,22 @@ def test_files_travel(root: Runner) -> None:
         return [*found, len(fds()) - before]
 
     assert root(body) == [True, True, 0, 0, 0]
+
+
+def test_a_default_timeout_of_sockets_changes_nothing(root: Runner) -> None:
+    """It is for the program's own: a namespace is kept, and a worker waits for its next call, and does not ask for it."""
+
+    def body() -> list[Any]:
+        socket.setdefaulttimeout(3)
+        for _ in range(10):
+            nsapi.create("net").close()
+        with nsapi.ProcessPoolExecutor(1, config=nsapi.Config.new("uts")) as pool:
+            pid = pool.submit(os.getpid).result()
+            waiting = []
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
+                    info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
+                    waiting.append(int(info.partition("flags:")[2].split()[0], 8) & os.O_NONBLOCK)
+        return waiting
+
+    assert root(body) == [0]
