@@ -332,7 +332,8 @@ def _create_pid(config: Config) -> PidHandle:
             raise NamespaceError(-pidfd, None, None, step="pidfd_open of this process")
         # Until it is told to stay it ends with our end of this, and so if Ctrl-C comes before we have its pidfd.
         ends = ours, theirs = socket.socketpair()
-        theirs.setblocking(True)  # as in _create
+        for end in ends:
+            end.setblocking(True)  # whatever socket.setdefaulttimeout() says: it may take its time
         # Not DEVNULL: subprocess's is a number, which Ctrl-C may lose.
         with _native.Fd(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC) as nothing:
             process.__init__(  # type: ignore[misc]
