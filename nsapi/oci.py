@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 import attrs
 
 from nsapi import _fields, _native
-from nsapi._config import Config, Namespace, Namespaces
+from nsapi._config import Config, Namespace, Namespaces, check_config
 from nsapi._fields import CAPABILITIES, CAPABILITY_SETS, NO_ID
 from nsapi._json import checked, choice, copied, objects, read, required, shown, whole
 from nsapi._mapping import denies_setgroups
@@ -427,8 +427,7 @@ def dump(config: Config, *, schema: Literal["oci", "libcontainer"] = "oci") -> d
     """
     if schema not in MEMBERS:
         raise ValueError(f"schema: {schema!r} is not one of {', '.join(map(repr, MEMBERS))}")
-    if not isinstance(config, Config):
-        raise TypeError(f"config: {config!r} is no Config")
+    check_config(config)
     config.validate()
     if config.target is not None and not config.namespaces.joined():
         raise ValueError("target: which of its namespaces are joined is not said; name the types")
