@@ -339,7 +339,7 @@ def test_a_signal_with_a_handler_kills_the_program_and_an_ignored_one_does_not(a
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         config, found = Config.new(*own("uts")), []
-        ignored = sum(1 << number - 1 for number in numbers if number % 2 and number != signal.SIGCHLD)
+        ignored = int(status("SigIgn"), 16)  # also 32, in what posix_spawn of the C library has started
         given_back = sum(1 << number - 1 for number in (signal.SIGPIPE, signal.SIGXFSZ))
         for restore in (True, False):
             there = status_inside(config, restore_signals=restore)
