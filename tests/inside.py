@@ -29,14 +29,20 @@ def all_ns(task: str | int = "thread-self") -> dict[str, str]:
     return {name: ns(name, task) for name in names}
 
 
+#: The C library reads it when a thread gives its heap back, at its very end, which Thread.join() may not wait for.
+HEAP_POLICY = "/proc/sys/vm/overcommit_memory"
+
+
 def fds() -> dict[int, str]:
-    """The fd table, without the fd that lists it."""
+    """The fd table, without the fd that lists it, and that of a thread which is on its way out."""
     table = {}
     for name in os.listdir("/proc/self/fd"):
         try:
-            table[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            where = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue
+        if where != HEAP_POLICY:
+            table[int(name)] = where
     return table
 
 
