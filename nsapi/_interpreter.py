@@ -203,9 +203,8 @@ class Interpreter:
         self.process = Popen.__new__(Popen)
         # Not socket's, which unwraps one object and wraps the next: Ctrl-C between the two would leave a file.
         self._end, self._theirs = _socket.socketpair()
-        self._end.setblocking(
-            True
-        )  # whatever socket.setdefaulttimeout() says, which makes the file itself non-blocking
+        # Whatever socket.setdefaulttimeout() says, which makes the file itself non-blocking.
+        self._end.setblocking(True)
         self._theirs.setblocking(True)
         self._line: Line | None = None
 

@@ -96,10 +96,14 @@ def sealed(name: str, content: bytes, flags: int = 0) -> Any:
     if made[0] <= 2:
         low, made = made, _native.new_cell()
         _native.fill(made, fcntl.fcntl, low[0], fcntl.F_DUPFD_CLOEXEC, 3)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(made[0], view) :]
-    fcntl.fcntl(made[0], fcntl.F_ADD_SEALS, _SEALS)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(made[0], view) :]
+        fcntl.fcntl(made[0], fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        _native.close_cell(made)  # who keeps the error keeps its traceback, and what that has open
+        raise
     return made
 
 
@@ -211,7 +215,7 @@ def launch(
     file, owned = executable(joins=bool(joins))
     fds = [file] if owned else []
     name = f"nsapi:{next(_launches):x}"
-    talk = theirs = None
+    talk = theirs = data = None
     state = State()
     try:
         ours, theirs = socket.socketpair()
@@ -250,6 +254,8 @@ def launch(
     finally:
         if theirs is not None:
             theirs.close()
+        if data is not None:
+            _native.close_cell(data)
         close_all(fds)
         if talk is not None:
             talk.close()
@@ -354,9 +360,8 @@ class _Talk:
         for pid in born:
             pidfd = _native.new_cell()
             try:
-                _native.fill(
-                    pidfd, os.pidfd_open, pid
-                )  # before it is known to be ours: nobody can have its number then
+                # Before it is known to be ours: nobody can have its number then.
+                _native.fill(pidfd, os.pidfd_open, pid)
                 with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
                     ours = file.read() == f"{self.name}\n"
             except OSError:

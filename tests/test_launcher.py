@@ -954,6 +954,28 @@ def test_a_limit_on_the_size_of_files_is_an_error_that_says_so(anyone: Runner) -
         assert "NamespaceError" in each["classes"]
 
 
+def test_an_error_that_is_kept_keeps_nothing_open(anyone: Runner) -> None:
+    """An exception holds its traceback, and that the frames: what they had open is closed nevertheless."""
+
+    def body() -> Any:
+        import resource
+
+        config, kept = nsapi.Config.new("user", uid=0), list[Exception]()
+        nsapi.run(["true"], config=config)
+        before, hard = fds(), resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        for limit in (hard, 100):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            try:
+                nsapi.run(["/missing"], config=config)
+            except nsapi.NamespaceError as error:
+                kept.append(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        return [[type(each).__name__ for each in kept], len(kept), fds() == before]
+
+    names, count, same = anyone(body)
+    assert (count, same) == (2, True), names
+
+
 @pytest.mark.parametrize("copied", [False, True], ids=["known", "copied"])
 def test_ctrl_c_at_any_moment_leaves_no_process(root: Runner, copied: bool) -> None:
     """Wherever it comes, KeyboardInterrupt is raised, and neither child nor zombie nor fd is left.
